@@ -1,0 +1,1 @@
+//! The balancer of a node that stands alone.

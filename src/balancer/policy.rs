@@ -1,0 +1,1 @@
+//! The choice of an origin for a fresh stream. Pure: candidates and randomness in, a choice out.

@@ -1,0 +1,3 @@
+//! Pure codecs: bytes in, values out. None of them knows a socket, a clock or another codec's user.
+
+pub mod rtmp;
