@@ -1,0 +1,2 @@
+//! What the codecs cost on their own.
+fn main() {}

@@ -1,0 +1,62 @@
+//! What relaying RTMP costs: this proxy, HAProxy in TCP mode and a bare byte relay, one after the
+//! other in front of the same origin, under the same load.
+//!
+//! ```text
+//! cargo bench --bench relay -- --rounds 3
+//! ```
+//!
+//! Everything runs on loopback, on free ports. The load is made in this process, whose own CPU time
+//! does not count; that of the relaying process does.
+
+mod bare;
+mod client;
+mod latency;
+mod load;
+mod machine;
+mod media;
+mod options;
+mod process;
+mod relays;
+mod report;
+mod run;
+mod stats;
+
+use std::{error::Error, process::ExitCode};
+
+use options::Options;
+
+/// What goes wrong here ends the measurement, with a message for the person who started it.
+type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
+
+/// The hidden subcommand that makes this program the bare relay.
+const BARE_RELAY: &str = "bare-relay";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().collect();
+    let outcome = match args.get(1).map(String::as_str) {
+        Some(BARE_RELAY) => bare::run(&args[2..]),
+        // Test runners start benchmarks as well; only `cargo bench` says so.
+        _ if !args.iter().any(|arg| arg == "--bench") => return ExitCode::SUCCESS,
+        _ => bench(&Options::parse(&args)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("relay: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(options: &Options) -> Result<()> {
+    // Two sockets for every player in a relay, and the origin's; children inherit the limit.
+    rlimit::increase_nofile_limit(u64::MAX)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let complete = runtime.block_on(async {
+        tokio::select! {
+            outcome = run::run(options) => outcome,
+            _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
+        }
+    })?;
+    if complete { Ok(()) } else { Err("not everything could be measured, see above".into()) }
+}

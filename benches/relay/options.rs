@@ -1,0 +1,143 @@
+//! What is measured, and how often.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Arg, ArgAction, Command, builder::EnumValueParser, value_parser};
+
+use crate::relays::Kind;
+
+/// One kind of load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scenario {
+    /// Many players of one stream.
+    Players,
+    /// Many publishers, each of its own stream.
+    Publishers,
+    /// Very many players of a stream that hardly flows: what a connection costs in memory.
+    Idle,
+    /// One player at a time: how long its first media takes.
+    Latency,
+}
+
+impl clap::ValueEnum for Scenario {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Players, Self::Publishers, Self::Idle, Self::Latency]
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(
+            match self {
+                Self::Players => "players",
+                Self::Publishers => "publishers",
+                Self::Idle => "idle",
+                Self::Latency => "latency",
+            }
+            .into(),
+        )
+    }
+}
+
+/// The options of the benchmark.
+#[derive(Debug)]
+pub struct Options {
+    /// Players of the scenario of that name.
+    pub players: usize,
+    /// Publishers of the scenario of that name.
+    pub publishers: usize,
+    /// Players of the scenario "idle".
+    pub idle: usize,
+    /// Connections of the scenario "latency", through a relay and direct each.
+    pub connects: usize,
+    /// How long one measurement lasts.
+    pub window: Duration,
+    /// How often everything is measured.
+    pub rounds: usize,
+    /// The rate of a stream, kbit/s.
+    pub kbps: u32,
+    /// The origin, if it is not to be started here.
+    pub origin: Option<SocketAddr>,
+    /// The program that is measured.
+    pub proxy: PathBuf,
+    /// The scenarios.
+    pub scenarios: Vec<Scenario>,
+    /// What is measured in each.
+    pub relays: Vec<Kind>,
+}
+
+impl Options {
+    /// The most connections at once through a relay, with room for those that are just closing.
+    pub fn connections(&self) -> usize {
+        self.players.max(self.publishers).max(self.idle) + 100
+    }
+
+    /// Reads the command line; a mistake in it ends the program.
+    pub fn parse(args: &[String]) -> Self {
+        let mut matches = command().get_matches_from(args);
+        // Every argument has a default, so `unwrap_or` never falls back.
+        let mut number = |name: &str, fallback| matches.remove_one::<u64>(name).unwrap_or(fallback);
+        let [players, publishers, idle, connects, rounds] =
+            ["players", "publishers", "idle", "connects", "rounds"].map(|name| number(name, 1) as usize);
+        let window = Duration::from_secs(number("seconds", 15));
+        let kbps = number("kbps", 2600) as u32;
+        Self {
+            players,
+            publishers,
+            idle,
+            connects,
+            window,
+            rounds,
+            kbps,
+            origin: matches.remove_one("origin"),
+            proxy: matches.remove_one("proxy-bin").unwrap_or_default(),
+            scenarios: matches.remove_many("only").into_iter().flatten().collect(),
+            relays: matches.remove_many("relays").into_iter().flatten().collect(),
+        }
+    }
+}
+
+fn command() -> Command {
+    let number = |name: &'static str, default: &'static str, range: std::ops::RangeInclusive<u64>, help: &'static str| {
+        Arg::new(name).long(name).default_value(default).value_parser(value_parser!(u64).range(range)).help(help)
+    };
+    Command::new("relay")
+        .about("Measures relays of RTMP side by side on one origin")
+        .arg(number("players", "100", 1..=3000, "Players of one stream"))
+        .arg(number("publishers", "20", 1..=1000, "Publishers, each of its own stream"))
+        .arg(number("idle", "1000", 1..=3000, "Players whose memory is measured"))
+        .arg(number("connects", "200", 10..=10_000, "Connections whose latency is measured"))
+        .arg(number("seconds", "15", 1..=300, "Length of one measurement"))
+        .arg(number("rounds", "3", 1..=100, "How often everything is measured"))
+        .arg(number("kbps", "2600", 200..=50_000, "Rate of a stream in kbit/s"))
+        .arg(
+            Arg::new("origin")
+                .long("origin")
+                .value_name("ADDRESS:PORT")
+                .value_parser(value_parser!(SocketAddr))
+                .help("An origin that runs already [default: an nginx-rtmp is started]"),
+        )
+        .arg(
+            Arg::new("proxy-bin")
+                .long("proxy-bin")
+                .value_parser(value_parser!(PathBuf))
+                .default_value(env!("CARGO_BIN_EXE_srs-proxy"))
+                .hide_default_value(true)
+                .help("The proxy [default: this crate's]"),
+        )
+        .arg(
+            Arg::new("only")
+                .long("only")
+                .value_delimiter(',')
+                .value_parser(EnumValueParser::<Scenario>::new())
+                .default_value("players,publishers,idle,latency")
+                .help("Scenarios"),
+        )
+        .arg(
+            Arg::new("relays")
+                .long("relays")
+                .value_delimiter(',')
+                .value_parser(EnumValueParser::<Kind>::new())
+                .default_value("proxy,haproxy,splice,bare")
+                .help("What is measured"),
+        )
+        .arg(Arg::new("bench").long("bench").action(ArgAction::SetTrue).hide(true))
+}

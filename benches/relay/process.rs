@@ -1,0 +1,120 @@
+//! Processes that are started here, and what the kernel says of them.
+
+use std::{
+    fs::{self, File},
+    io,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep},
+};
+
+use crate::Result;
+
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+const RETRY: Duration = Duration::from_millis(20);
+/// What `/proc/PID/stat` counts in. The same on every architecture that this runs on.
+const TICK: Duration = Duration::from_millis(10);
+
+/// A process that is killed when it is dropped.
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+/// Memory of a process in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    /// Resident now.
+    pub resident: u64,
+    /// The most that was ever resident.
+    pub peak: u64,
+}
+
+impl Process {
+    /// Starts `command`, its output into a file `name`.log of `directory`.
+    pub fn spawn(command: &mut Command, directory: &Path, name: &str) -> Result<Self> {
+        let log = directory.join(format!("{name}.log"));
+        let out = File::create(&log)?;
+        let child = command
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stdout(out.try_clone()?)
+            .stderr(out)
+            .spawn()
+            .map_err(|error| format!("{} cannot be started: {error}", command.get_program().display()))?;
+        Ok(Self { child, log })
+    }
+
+    /// Waits until the process accepts connections on `address`.
+    pub async fn wait_for(&mut self, address: SocketAddr) -> Result<()> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        while TcpStream::connect(address).await.is_err() {
+            if let Some(status) = self.child.try_wait()? {
+                return Err(format!("ended at its start, {status}: {}", self.last_words()).into());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("does not listen on {address}: {}", self.last_words()).into());
+            }
+            sleep(RETRY).await;
+        }
+        Ok(())
+    }
+
+    fn last_words(&self) -> String {
+        let log = fs::read(&self.log).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<_> = log.lines().rev().take(3).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join(" / ")
+    }
+
+    /// User and system time of all threads so far.
+    ///
+    /// The scheduler accounts for each living thread in nanoseconds, and in ticks for the whole
+    /// process, ended threads included. Both only ever leave something out, so the larger is nearer.
+    pub fn cpu(&self) -> Result<Duration> {
+        let proc = PathBuf::from(format!("/proc/{}", self.child.id()));
+        let stat = fs::read_to_string(proc.join("stat"))?;
+        // The command's name may hold spaces; utime and stime are the 12th and 13th field behind it.
+        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+        let ticks: u32 = fields.skip(11).take(2).map(str::parse::<u32>).sum::<Result<_, _>>()?;
+
+        let mut nanos = 0;
+        for task in fs::read_dir(proc.join("task"))? {
+            match fs::read_to_string(task?.path().join("schedstat")) {
+                Ok(line) => nanos += line.split_whitespace().next().unwrap_or("0").parse::<u64>()?,
+                // The thread has just ended, or the kernel does not keep this.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok((TICK * ticks).max(Duration::from_nanos(nanos)))
+    }
+
+    /// Its memory.
+    pub fn memory(&self) -> Result<Memory> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let field = |name: &str| -> Result<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or("no memory in /proc")?;
+            Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+        };
+        Ok(Memory { resident: field("VmRSS:")?, peak: field("VmHWM:")? })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An address of this machine that nobody listens on.
+pub fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}

@@ -1,0 +1,129 @@
+//! The order of the measurements: round after round, in each one relay after the other.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use crate::{
+    Result,
+    latency::{self, Added},
+    load::{self, Measured, Source},
+    media::Media,
+    options::{Options, Scenario},
+    relays::{self, Kind, Server},
+    report,
+};
+
+/// How long memory is watched.
+const IDLE_WINDOW: Duration = Duration::from_secs(5);
+
+/// What one scenario found for one relay in one round.
+#[derive(Debug, Clone, Copy)]
+pub enum Finding {
+    /// Of players, publishers and idle players.
+    Load(Measured),
+    /// Of latency.
+    Added(Added),
+}
+
+/// All findings.
+#[derive(Debug, Default)]
+pub struct Findings(Vec<(Scenario, Kind, usize, Finding)>);
+
+impl Findings {
+    /// What was found, by round.
+    pub fn of(&self, scenario: Scenario, kind: Kind) -> impl Iterator<Item = (usize, Finding)> {
+        self.0.iter().filter(move |(s, k, ..)| *s == scenario && *k == kind).map(|(.., round, found)| (*round, *found))
+    }
+}
+
+/// Measures everything and prints it. False if something could not be measured.
+pub async fn run(options: &Options) -> Result<bool> {
+    let directory = tempfile::tempdir()?;
+    let origin = relays::origin(options, directory.path()).await?;
+    let mut findings = Findings::default();
+    let mut complete = true;
+    for scenario in &options.scenarios {
+        let bench = Bench::prepare(*scenario, &origin, options, directory.path());
+        let mut bench = bench.await?;
+        for round in 1..=options.rounds {
+            for kind in &options.relays {
+                match bench.measure(*kind, round).await {
+                    Ok(finding) => {
+                        eprintln!("round {round}, {scenario:?}, {}: {}", kind.title(), report::brief(&finding));
+                        findings.0.push((*scenario, *kind, round, finding));
+                    }
+                    Err(error) => {
+                        complete = false;
+                        eprintln!("round {round}, {scenario:?}, {}: failed: {error}", kind.title());
+                    }
+                }
+            }
+        }
+    }
+    println!("{}", report::markdown(options, &findings));
+    Ok(complete)
+}
+
+/// One scenario, with what all its rounds share.
+struct Bench<'a> {
+    scenario: Scenario,
+    origin: &'a Server,
+    options: &'a Options,
+    directory: &'a Path,
+    /// The stream that is played, if this is about players.
+    source: Option<Source>,
+    name: String,
+    media: Arc<Media>,
+    /// Bytes a second of the ordinary stream.
+    rate: f64,
+}
+
+impl<'a> Bench<'a> {
+    async fn prepare(
+        scenario: Scenario,
+        origin: &'a Server,
+        options: &'a Options,
+        directory: &'a Path,
+    ) -> Result<Self> {
+        // An external origin may still remember the last run.
+        let name = format!("bench-{}-{scenario:?}", std::process::id()).to_lowercase();
+        let media = match scenario {
+            Scenario::Players => Some(Media::ordinary(options.kbps)),
+            Scenario::Publishers => None,
+            Scenario::Idle => Some(Media::trickle()),
+            Scenario::Latency => Some(Media::ticking()),
+        };
+        let source = match media {
+            Some(media) => Some(Source::start(origin.address, name.clone(), media).await?),
+            None => None,
+        };
+        let media = Arc::new(Media::ordinary(options.kbps));
+        let rate = f64::from(options.kbps) * 1000.0 / 8.0;
+        Ok(Self { scenario, origin, options, directory, source, name, media, rate })
+    }
+
+    async fn measure(&mut self, kind: Kind, round: usize) -> Result<Finding> {
+        let Self { options, name, rate, .. } = self;
+        // A fresh process each time, so that none carries memory from one scenario into the next.
+        let relay = relays::start(kind, self.origin.address, options, self.directory).await?;
+        let process = relay.process.as_ref().ok_or("a relay without a process")?;
+        let address = relay.address;
+        let finding = match self.scenario {
+            Scenario::Players => Finding::Load(
+                load::players(address, process, name, options.players, options.window, *rate).await?,
+            ),
+            Scenario::Publishers => {
+                let name = format!("{name}-{kind:?}-{round}");
+                let (count, window) = (options.publishers, options.window);
+                Finding::Load(load::publishers(address, process, &name, count, window, &self.media, *rate).await?)
+            }
+            Scenario::Idle => {
+                Finding::Load(load::players(address, process, name, options.idle, IDLE_WINDOW, 0.0).await?)
+            }
+            Scenario::Latency => {
+                Finding::Added(latency::measure(address, self.origin.address, name, options.connects).await?)
+            }
+        };
+        self.source.as_mut().map_or(Ok(()), Source::check)?;
+        Ok(finding)
+    }
+}
