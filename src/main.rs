@@ -1,1 +1,3 @@
+//! Starts the proxy.
+
 fn main() {}
