@@ -105,8 +105,12 @@ pub async fn open<'a>(origin: &Origin, client: Client<'a>, real_ip: RealIp, sett
 /// Whether an origin that failed answers again: connects and shakes hands, no more.
 pub async fn probe(origin: &Origin, settings: &Upstream) -> Result<()> {
     let mut stream = connect(origin, settings.connect_timeout).await?;
-    let mut acknowledgement = Vec::new();
-    within(settings.answer_timeout, "the handshake", shake_hands(&mut stream, None, &mut acknowledgement)).await
+    let shaking = async {
+        let mut c2 = Vec::new();
+        shake_hands(&mut stream, None, &mut c2).await?;
+        stream.write_all(&c2).await.map_err(|e| Error::io(Side::Origin, "the handshake", e))
+    };
+    within(settings.answer_timeout, "the handshake", shaking).await
 }
 
 async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
