@@ -1,0 +1,3 @@
+//! The listeners, one module for each protocol.
+
+pub mod rtmp;
