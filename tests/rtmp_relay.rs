@@ -91,7 +91,7 @@ async fn replay(c2s: &'static [u8], s2c: &'static [u8], piece: usize) {
     let expected: Vec<_> = decode(s2c).into_iter().filter(|m| !is_swallowed(m)).collect();
     let (mut bytes, mut got) = (Vec::new(), Vec::new());
     while got.len() < expected.len() {
-        let mut read = [0; 65_536];
+        let mut read = vec![0; 65_536];
         let n = within(from_proxy.read(&mut read)).await.unwrap();
         assert!(n > 0, "closed after {} of {} messages", got.len(), expected.len());
         bytes.extend_from_slice(&read[..n]);
