@@ -9,11 +9,13 @@
 //! - [`session`]: who is connected to this node now
 //! - [`error`]: which side failed, and whether another origin may be tried
 //! - [`config`]: every setting, its default and its bounds
+//! - [`server`]: the listeners, one file for each
 
 pub mod balancer;
 pub mod codec;
 pub mod config;
 pub mod error;
 pub mod origin;
+pub mod server;
 pub mod session;
 pub mod stream;

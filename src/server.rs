@@ -1,0 +1,5 @@
+//! The listeners: one file for each. What a client asks is understood here, and handed down.
+
+pub mod http;
+pub mod system;
+mod throttle;
