@@ -9,6 +9,7 @@
 //! - [`session`]: who is connected to this node now
 //! - [`error`]: which side failed, and whether another origin may be tried
 //! - [`config`]: every setting, its default and its bounds
+//! - [`server`]: the listeners, one file for each
 
 pub mod balancer;
 pub mod codec;
