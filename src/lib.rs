@@ -12,7 +12,9 @@
 //! - [`logging`]: what is told to people and programs
 //! - [`net`]: listeners, and the limit on open files
 //! - [`shutdown`]: how the process ends
+//! - [`app`]: everything put together, bound, served and drained
 
+pub mod app;
 pub mod balancer;
 pub mod codec;
 pub mod config;
