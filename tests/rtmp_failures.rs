@@ -223,7 +223,7 @@ async fn an_origin_that_closes_without_a_word_does_not_leave_the_client_guessing
 #[tokio::test]
 async fn what_an_origin_says_last_arrives_before_the_close() {
     let (_node, mut client, mut origin) = session("play").await;
-    origin.send(video(1, 1), &[5; 60_000]).await;
+    origin.send(video(1, 1), &vec![5; 60_000]).await;
     origin.status(1, "status", "NetStream.Play.UnpublishNotify").await;
     drop(origin);
     assert_eq!(client.next_of(kind::VIDEO).await.1.len(), 60_000);
@@ -234,7 +234,7 @@ async fn what_an_origin_says_last_arrives_before_the_close() {
 #[tokio::test]
 async fn what_a_publisher_says_last_arrives_before_the_close() {
     let (_node, mut client, mut origin) = session("publish").await;
-    client.send(video(1, 1), &[5; 60_000]).await;
+    client.send(video(1, 1), &vec![5; 60_000]).await;
     client.command(0, "FCUnpublish", 5.0, [Value::Null, Value::string("s")]).await;
     drop(client);
     assert_eq!(origin.next_of(kind::VIDEO).await.1.len(), 60_000);

@@ -91,7 +91,7 @@ async fn replay(c2s: &'static [u8], s2c: &'static [u8], piece: usize) {
     let expected: Vec<_> = decode(s2c).into_iter().filter(|m| !is_swallowed(m)).collect();
     let (mut bytes, mut got) = (Vec::new(), Vec::new());
     while got.len() < expected.len() {
-        let mut read = [0; 65_536];
+        let mut read = vec![0; 65_536];
         let n = within(from_proxy.read(&mut read)).await.unwrap();
         assert!(n > 0, "closed after {} of {} messages", got.len(), expected.len());
         bytes.extend_from_slice(&read[..n]);
@@ -137,7 +137,7 @@ replays! {
 
 #[tokio::test]
 async fn a_client_that_writes_single_bytes_is_served() {
-    replay(&fixture!("ffmpeg-play.c2s")[..], fixture!("ffmpeg-play.s2c"), 1).await;
+    replay(fixture!("ffmpeg-play.c2s"), fixture!("ffmpeg-play.s2c"), 1).await;
 }
 
 #[tokio::test]
@@ -295,7 +295,7 @@ async fn each_side_is_acknowledged_in_its_own_window_and_hears_no_other_acknowle
     client.send(Header::control(kind::ACKNOWLEDGEMENT), &[1, 1, 1, 1]).await;
     origin.send(Header::control(kind::ACKNOWLEDGEMENT), &[2, 2, 2, 2]).await;
 
-    client.send(video(0, 1), &[0; 30_000]).await;
+    client.send(video(0, 1), &vec![0; 30_000]).await;
     let (header, payload) = client.next_of(kind::ACKNOWLEDGEMENT).await;
     let sequence = u32::from_be_bytes(payload.try_into().unwrap());
     assert!((10_000..40_000).contains(&sequence), "{header:?}: {sequence}");
@@ -384,7 +384,7 @@ async fn a_slow_player_gets_every_byte() {
     // More than all socket buffers hold, read only once the sender has had to wait.
     tokio::time::timeout(Duration::from_millis(300), async {
         while !sending.is_finished() {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     })
     .await

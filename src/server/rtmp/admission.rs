@@ -4,10 +4,10 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use crate::config;
+use crate::{config, server::throttle::Throttle};
 
 /// How often a refusal is logged at the most.
 const LOG_PERIOD: Duration = Duration::from_secs(1);
@@ -15,7 +15,13 @@ const LOG_PERIOD: Duration = Duration::from_secs(1);
 /// Counts connections. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Admission {
-    state: Arc<Mutex<State>>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: Mutex<State>,
+    complaints: Throttle<&'static str>,
     max: usize,
     max_per_ip: usize,
 }
@@ -24,8 +30,6 @@ pub struct Admission {
 struct State {
     total: usize,
     by_ip: HashMap<IpAddr, usize>,
-    refused: u64,
-    last_log: Option<Instant>,
 }
 
 /// A connection's place, which it leaves when this is dropped.
@@ -38,35 +42,37 @@ pub struct Permit {
 impl Admission {
     /// With the limits of `settings`.
     pub fn new(settings: &config::Rtmp) -> Self {
-        Self { state: Arc::default(), max: settings.max_connections, max_per_ip: settings.max_connections_per_ip }
+        Self::with_limits(settings.max_connections, settings.max_connections_per_ip)
+    }
+
+    fn with_limits(max: usize, max_per_ip: usize) -> Self {
+        let (state, complaints) = (Mutex::default(), Throttle::new(LOG_PERIOD, 2));
+        Self { inner: Arc::new(Inner { state, complaints, max, max_per_ip }) }
     }
 
     /// A place for a connection from `ip`, unless a limit is reached.
     pub fn admit(&self, ip: IpAddr) -> Option<Permit> {
         let mut state = self.lock();
         let from_ip = state.by_ip.get(&ip).copied().unwrap_or_default();
-        let limit = if state.total >= self.max {
+        let limit = if state.total >= self.inner.max {
             "PROXY_RTMP_MAX_CONNECTIONS"
-        } else if from_ip >= self.max_per_ip {
+        } else if from_ip >= self.inner.max_per_ip {
             "PROXY_RTMP_MAX_CONNECTIONS_PER_IP"
         } else {
             state.total += 1;
             *state.by_ip.entry(ip).or_default() += 1;
             return Some(Permit { admission: self.clone(), ip });
         };
-        state.refused += 1;
-        if state.last_log.is_none_or(|at| at.elapsed() >= LOG_PERIOD) {
-            let (refused, connections) = (state.refused, state.total);
-            state.last_log = Some(Instant::now());
-            state.refused = 0;
-            drop(state);
-            tracing::warn!(%ip, limit, from_ip, connections, refused, "refused RTMP connections: a limit is reached");
+        let connections = state.total;
+        drop(state);
+        if let Some(held_back) = self.inner.complaints.admit(&limit) {
+            tracing::warn!(%ip, limit, from_ip, connections, held_back, "RTMP connection refused: a limit is reached");
         }
         None
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -87,13 +93,9 @@ impl Drop for Permit {
 mod tests {
     use super::*;
 
-    fn admission(max: usize, max_per_ip: usize) -> Admission {
-        Admission { state: Arc::default(), max, max_per_ip }
-    }
-
     #[test]
     fn one_address_cannot_take_all_places() {
-        let admission = admission(3, 2);
+        let admission = Admission::with_limits(3, 2);
         let (a, b): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
         let held: Vec<_> = (0..2).map(|_| admission.admit(a).unwrap()).collect();
         assert!(admission.admit(a).is_none(), "the limit of one address");

@@ -385,3 +385,113 @@ fn map_user_control(payload: &mut [u8], map: impl Fn(u32) -> u32) {
         *id = map(u32::from_be_bytes(*id)).to_be_bytes();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{codec::rtmp::amf0::Value, origin::Protocol, session::Sessions};
+
+    fn prologue(intent: Intent) -> Prologue {
+        Prologue {
+            raw: Vec::new(),
+            requests_end: 0,
+            answered: vec![1.0],
+            connect: 1.0,
+            created: vec![(2.0, 1)],
+            stream_id: 1,
+            intent,
+            tc_url: "rtmp://x/live".into(),
+            app: "live".into(),
+            stream: StreamKey::from_rtmp("rtmp://x/live", "live", "s", &Vhosts::any()).unwrap(),
+        }
+    }
+
+    fn with_duplex(intent: Intent, test: impl FnOnce(&mut Duplex<'_>)) {
+        let sessions = Sessions::default();
+        let session = sessions.start(Protocol::Rtmp, ([127, 0, 0, 1], 1).into());
+        let (prologue, vhosts) = (prologue(intent), Vhosts::any());
+        let mut duplex = Duplex::new(&session, &prologue, &vhosts, 0);
+        duplex.join(Joined { window: 0, received: 0 }, vec![1.0]);
+        test(&mut duplex);
+    }
+
+    fn feed(duplex: &mut Duplex<'_>, from: Side, header: Header, payload: &[u8]) -> Vec<u8> {
+        let (mut bytes, mut edits, mut out) = (Vec::new(), Edits::default(), Vec::new());
+        header.encode_message(payload, 128, &mut bytes);
+        let fresh = bytes.len();
+        let consumed = duplex.filter(from, &mut bytes, fresh, &mut edits).unwrap();
+        edits.apply(&bytes[..consumed], &mut out);
+        out
+    }
+
+    fn media(message_kind: u8) -> Header {
+        Header { chunk_stream: 6, kind: message_kind, stream_id: 1, ..Header::default() }
+    }
+
+    #[test]
+    fn the_codec_headers_of_a_stream_are_kept_from_the_side_that_sends_it() {
+        for (intent, from, other) in
+            [(Intent::Publish, Side::Client, Side::Origin), (Intent::Play, Side::Origin, Side::Client)]
+        {
+            with_duplex(intent, |duplex| {
+                feed(duplex, from, media(kind::VIDEO), b"\x17\0\0\0\0avcC");
+                feed(duplex, from, media(kind::VIDEO), b"\x27\x01\0\0\0frame");
+                feed(duplex, other, media(kind::AUDIO), b"\xaf\0\x12\x10");
+                let kept: Vec<_> = duplex.headers().kept().map(|k| k.kind).collect();
+                assert_eq!(kept, [kind::VIDEO], "{intent:?}");
+            });
+        }
+    }
+
+    #[test]
+    fn an_answer_that_the_client_has_had_is_swallowed_once() {
+        with_duplex(Intent::Play, |duplex| {
+            let mut payload = Vec::new();
+            for value in [Value::string("_result"), Value::Number(1.0), Value::Null] {
+                value.encode(&mut payload);
+            }
+            assert!(feed(duplex, Side::Origin, Header::command(), &payload).is_empty());
+            assert!(!feed(duplex, Side::Origin, Header::command(), &payload).is_empty());
+        });
+    }
+
+    #[test]
+    fn the_verdict_is_the_first_status_that_accepts_or_refuses() {
+        let verdict = |codes: &[(&str, &str)]| {
+            let mut got = None;
+            with_duplex(Intent::Play, |duplex| {
+                for (level, code) in codes {
+                    let mut payload = Vec::new();
+                    let info = Value::object([("level", Value::string(level)), ("code", Value::string(code))]);
+                    for value in [Value::string("onStatus"), Value::Number(0.0), Value::Null, info] {
+                        value.encode(&mut payload);
+                    }
+                    feed(duplex, Side::Origin, Header::status(1), &payload);
+                }
+                got = duplex.verdict().cloned();
+            });
+            got
+        };
+        assert_eq!(verdict(&[("status", "NetStream.Play.Reset")]), None);
+        let start = ("status", "NetStream.Play.Start");
+        assert_eq!(verdict(&[("status", "NetStream.Play.Reset"), start]), Some(Verdict::Accepted));
+        let refusal = ("error", "NetStream.Play.StreamNotFound");
+        assert_eq!(verdict(&[refusal]), Some(Verdict::Refused("NetStream.Play.StreamNotFound ".into())));
+        assert_eq!(verdict(&[start, refusal]), Some(Verdict::Accepted));
+    }
+
+    #[test]
+    fn a_window_is_acknowledged_by_halves_and_a_tiny_one_does_not_cost_more_than_the_data() {
+        let mut window = Window { size: 1000, received: 100, acknowledged: 0 };
+        assert_eq!(window.due(), None);
+        window.received = 600;
+        assert_eq!(window.due(), Some(600));
+        assert_eq!(window.due(), None);
+        window.size = 1;
+        window.received += 100;
+        assert_eq!(window.due(), None);
+        window.received = u64::from(u32::MAX) + 11;
+        assert_eq!(window.due(), Some(10), "sequence numbers wrap around");
+        assert_eq!(Window { received: 1 << 40, ..Window::default() }.due(), None, "nobody asked");
+    }
+}
