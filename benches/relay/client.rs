@@ -88,9 +88,9 @@ impl Client {
     async fn open(server: SocketAddr, opening: &[(&str, &[Value])]) -> Result<(Self, u32)> {
         let mut stream = TcpStream::connect(server).await?;
         stream.set_nodelay(true)?;
-        stream.set_quickack(true)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() as u32;
         stream.write_all(&handshake::hello(now, |bytes| rand::fill(bytes))[..]).await?;
+        stream.set_quickack(true)?;
         let mut answer = Box::new([0; S0S1S2]);
         stream.read_exact(&mut answer[..]).await?;
 
@@ -142,6 +142,8 @@ impl Client {
 
     async fn flush(&mut self) -> Result<()> {
         self.stream.write_all(&self.out).await?;
+        // The kernel forgets this when it thinks that the two sides talk in turn.
+        self.stream.set_quickack(true)?;
         self.out.clear();
         Ok(())
     }
@@ -149,7 +151,6 @@ impl Client {
     /// Reads and scans once.
     async fn receive(&mut self) -> Result<()> {
         let n = self.stream.read_buf(&mut self.received).await?;
-        // The kernel forgets this when it thinks that the two sides talk in turn.
         self.stream.set_quickack(true)?;
         if n == 0 {
             return Err("the server closed the connection".into());

@@ -9,24 +9,34 @@ use crate::{Result, client::Player, stats::percentile};
 /// Between connections, so that the end of one does not disturb the next.
 const PAUSE: Duration = Duration::from_millis(3);
 
-/// What a relay adds to the time from connect to first media, in milliseconds.
+/// Percentiles of the time from connect to first media, in milliseconds.
 #[derive(Debug, Clone, Copy)]
-pub struct Added {
-    /// The median through the relay less that of direct connections.
+pub struct Latency {
+    /// Of connections to the origin itself.
+    pub direct: Percentiles,
+    /// What the relay adds to each of them.
+    pub added: Percentiles,
+}
+
+/// The median, and what one in a hundred exceeds.
+#[derive(Debug, Clone, Copy)]
+pub struct Percentiles {
+    /// The 50th.
     pub p50: f64,
-    /// The same of the 99th percentile.
+    /// The 99th.
     pub p99: f64,
 }
 
 /// Connects through `relay` and directly to `origin` in turn.
-pub async fn measure(relay: SocketAddr, origin: SocketAddr, name: &str, connects: usize) -> Result<Added> {
+pub async fn measure(relay: SocketAddr, origin: SocketAddr, name: &str, connects: usize) -> Result<Latency> {
     let (mut through, mut direct) = (Vec::with_capacity(connects), Vec::with_capacity(connects));
     for _ in 0..connects {
         direct.push(first_media(origin, name).await?);
         through.push(first_media(relay, name).await?);
     }
-    let added = |part| percentile(&through, part) - percentile(&direct, part);
-    Ok(Added { p50: added(0.50), p99: added(0.99) })
+    let [through, direct] =
+        [through, direct].map(|times| Percentiles { p50: percentile(&times, 0.50), p99: percentile(&times, 0.99) });
+    Ok(Latency { direct, added: Percentiles { p50: through.p50 - direct.p50, p99: through.p99 - direct.p99 } })
 }
 
 async fn first_media(server: SocketAddr, name: &str) -> Result<f64> {

@@ -96,9 +96,10 @@ impl Options {
 }
 
 fn command() -> Command {
-    let number = |name: &'static str, default: &'static str, range: std::ops::RangeInclusive<u64>, help: &'static str| {
-        Arg::new(name).long(name).default_value(default).value_parser(value_parser!(u64).range(range)).help(help)
-    };
+    let number =
+        |name: &'static str, default: &'static str, range: std::ops::RangeInclusive<u64>, help: &'static str| {
+            Arg::new(name).long(name).default_value(default).value_parser(value_parser!(u64).range(range)).help(help)
+        };
     Command::new("relay")
         .about("Measures relays of RTMP side by side on one origin")
         .arg(number("players", "100", 1..=3000, "Players of one stream"))

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::{
+    latency::Percentiles,
     machine::{machine, versions},
     options::{Options, Scenario},
     relays::Kind,
@@ -24,7 +25,10 @@ pub fn brief(finding: &Finding) -> String {
             measured.memory.resident as f64 / MB,
             measured.memory.peak as f64 / MB,
         ),
-        Finding::Added(added) => format!("added p50 {:.2} ms, p99 {:.2} ms", added.p50, added.p99),
+        Finding::Latency(found) => format!(
+            "p50 {:.2} ms, p99 {:.2} ms added to {:.2} ms and {:.2} ms",
+            found.added.p50, found.added.p99, found.direct.p50, found.direct.p99,
+        ),
     }
 }
 
@@ -53,7 +57,7 @@ fn write_all(out: &mut String, options: &Options, findings: &Findings) -> std::f
     )?;
     writeln!(
         out,
-        "| | players, CPU s/GB | publishers, CPU s/GB | {} players, MB | at most, MB | first media p50, ms | p99, ms |",
+        "| | players, CPU s/GB | publishers, CPU s/GB | {} players, MB | at most, MB | added to first media p50, ms | p99, ms |",
         options.idle
     )?;
     writeln!(out, "|---|---|---|---|---|---|---|")?;
@@ -74,11 +78,26 @@ fn write_all(out: &mut String, options: &Options, findings: &Findings) -> std::f
             cell(Measure::P99, 2),
         )?;
     }
+    let direct = |pick: fn(Percentiles) -> f64| {
+        Summary::of(findings.of_all(Scenario::Latency).filter_map(|finding| match finding {
+            Finding::Latency(found) => Some(pick(found.direct)),
+            Finding::Load(_) => None,
+        }))
+    };
+    if let (Some(p50), Some(p99)) = (direct(|p| p.p50), direct(|p| p.p99)) {
+        writeln!(out, "\nFirst media from the origin itself: p50 {p50:.2} ms, p99 {p99:.2} ms.")?;
+    }
     writeln!(out, "\n| srs-proxy | target | measured | met |\n|---|---|---|---|")?;
     for target in targets(options) {
         let measured = target.measured(findings);
         let met = match (measured, target.limit) {
-            (Some(measured), Some(limit)) => if measured.median <= limit { "yes" } else { "no" },
+            (Some(measured), Some(limit)) => {
+                if measured.median <= limit {
+                    "yes"
+                } else {
+                    "no"
+                }
+            }
             _ => NOT_MEASURED,
         };
         let limit = target.limit.map_or_else(|| NOT_MEASURED.to_owned(), |limit| format!("≤ {limit}"));
@@ -111,8 +130,8 @@ fn values(findings: &Findings, measure: Measure, kind: Kind) -> Vec<(usize, f64)
         (Measure::Cpu(_), Finding::Load(measured)) => Some(measured.seconds_per_gb()),
         (Measure::Resident, Finding::Load(measured)) => Some(measured.memory.resident as f64 / MB),
         (Measure::Peak, Finding::Load(measured)) => Some(measured.memory.peak as f64 / MB),
-        (Measure::P50, Finding::Added(added)) => Some(added.p50),
-        (Measure::P99, Finding::Added(added)) => Some(added.p99),
+        (Measure::P50, Finding::Latency(found)) => Some(found.added.p50),
+        (Measure::P99, Finding::Latency(found)) => Some(found.added.p99),
         _ => None,
     };
     findings.of(scenario, kind).filter_map(|(round, finding)| Some((round, number(finding)?))).collect()

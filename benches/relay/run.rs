@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use crate::{
     Result,
-    latency::{self, Added},
+    latency::{self, Latency},
     load::{self, Measured, Source},
     media::Media,
     options::{Options, Scenario},
@@ -21,7 +21,7 @@ pub enum Finding {
     /// Of players, publishers and idle players.
     Load(Measured),
     /// Of latency.
-    Added(Added),
+    Latency(Latency),
 }
 
 /// All findings.
@@ -29,6 +29,11 @@ pub enum Finding {
 pub struct Findings(Vec<(Scenario, Kind, usize, Finding)>);
 
 impl Findings {
+    /// What was found of a scenario, whatever was measured.
+    pub fn of_all(&self, scenario: Scenario) -> impl Iterator<Item = Finding> {
+        self.0.iter().filter(move |(s, ..)| *s == scenario).map(|(.., found)| *found)
+    }
+
     /// What was found, by round.
     pub fn of(&self, scenario: Scenario, kind: Kind) -> impl Iterator<Item = (usize, Finding)> {
         self.0.iter().filter(move |(s, k, ..)| *s == scenario && *k == kind).map(|(.., round, found)| (*round, *found))
@@ -108,9 +113,9 @@ impl<'a> Bench<'a> {
         let process = relay.process.as_ref().ok_or("a relay without a process")?;
         let address = relay.address;
         let finding = match self.scenario {
-            Scenario::Players => Finding::Load(
-                load::players(address, process, name, options.players, options.window, *rate).await?,
-            ),
+            Scenario::Players => {
+                Finding::Load(load::players(address, process, name, options.players, options.window, *rate).await?)
+            }
             Scenario::Publishers => {
                 let name = format!("{name}-{kind:?}-{round}");
                 let (count, window) = (options.publishers, options.window);
@@ -120,7 +125,7 @@ impl<'a> Bench<'a> {
                 Finding::Load(load::players(address, process, name, options.idle, IDLE_WINDOW, 0.0).await?)
             }
             Scenario::Latency => {
-                Finding::Added(latency::measure(address, self.origin.address, name, options.connects).await?)
+                Finding::Latency(latency::measure(address, self.origin.address, name, options.connects).await?)
             }
         };
         self.source.as_mut().map_or(Ok(()), Source::check)?;
