@@ -200,6 +200,8 @@ mod tests {
         net::TcpStream,
     };
 
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
     use crate::config::{load::load, sources::Sources};
 
