@@ -17,6 +17,11 @@ use crate::{
     stream::StreamKey,
 };
 
+/// How the `server` id begins of the origin that the configuration names and this node itself
+/// registers (`PROXY_DEFAULT_BACKEND_*`), as in the Go proxy. Its heartbeats come from the node, so
+/// they prove nothing: they do not clear a suspicion.
+pub const DEFAULT_BACKEND_PREFIX: &str = "default-";
+
 /// What a client wants with a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Intent {
@@ -151,10 +156,10 @@ pub trait Balancer: Send + Sync + 'static {
     /// Takes an origin's heartbeat. A restarted origin replaces its old self, whose placements end.
     async fn register(&self, origin: Origin) -> Result<(), BalancerError>;
 
-    /// All origins that are registered and whose heartbeat is not too old.
+    /// All origins that are registered and whose heartbeat is not too old, ordered by id.
     async fn origins(&self) -> Result<Vec<OriginStatus>, BalancerError>;
 
-    /// Tells what the data path saw of an origin.
+    /// Tells what the data path saw of an origin. One that is not registered is ignored.
     async fn report(&self, origin: &OriginId, seen: Reachability);
 
     /// The origin of a stream: the one it has, while that one is live, else one chosen now.

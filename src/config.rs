@@ -1,8 +1,18 @@
 //! The configuration, as typed values. Where they come from is the loader.
 
-use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
+pub mod cli;
+pub mod dotenv;
+pub mod env_file;
+pub mod keys;
+pub mod load;
+pub mod sources;
+mod value;
 
-use crate::stream::Vhosts;
+use std::{fmt, net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+
+pub use load::Loaded;
+
+use crate::{origin::Endpoint, stream::Vhosts};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +33,8 @@ pub struct Config {
     pub drain: Drain,
     /// Logging.
     pub log: Log,
+    /// Threads that serve; none means one for each core.
+    pub worker_threads: Option<NonZeroUsize>,
     /// Listeners of protocols that later versions serve; accepted, so that a configuration can be
     /// shared between versions.
     pub reserved: Reserved,
@@ -95,11 +107,27 @@ pub struct System {
     pub max_connections: usize,
 }
 
+/// How callers of an API show who they are (`PROXY_HTTP_API_AUTH_TYPE`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthType {
+    /// A bearer token (RFC 6750).
+    Bearer,
+}
+
 /// What nodes agree through (`PROXY_LOAD_BALANCER_TYPE`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BalancerType {
     /// One node, alone.
     Memory,
+}
+
+impl BalancerType {
+    /// The word in the configuration and in logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+        }
+    }
 }
 
 /// How an origin is chosen for a fresh stream.
@@ -134,15 +162,15 @@ pub struct DefaultBackend {
     /// Address or host name.
     pub ip: String,
     /// RTMP endpoint.
-    pub rtmp: String,
+    pub rtmp: Endpoint,
     /// HTTP stream endpoint.
-    pub http: Option<String>,
+    pub http: Option<Endpoint>,
     /// HTTP API endpoint.
-    pub api: Option<String>,
+    pub api: Option<Endpoint>,
     /// WebRTC endpoint.
-    pub rtc: Option<String>,
+    pub rtc: Option<Endpoint>,
     /// SRT endpoint.
-    pub srt: Option<String>,
+    pub srt: Option<Endpoint>,
 }
 
 /// Shutdown.
@@ -150,7 +178,7 @@ pub struct DefaultBackend {
 pub struct Drain {
     /// How long sessions may go on after the first signal.
     pub grace: Duration,
-    /// When the process ends, whatever is left.
+    /// How long after the first signal the process ends, whatever is left; not shorter than `grace`.
     pub force: Duration,
 }
 
@@ -209,9 +237,47 @@ impl fmt::Debug for Secret {
     }
 }
 
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            None => write!(f, "[::]:{}", self.port),
+            Some(host) if host.contains(':') => write!(f, "[{host}]:{}", self.port),
+            Some(host) => write!(f, "{host}:{}", self.port),
+        }
+    }
+}
+
 impl Listen {
+    /// Whether the listener takes connections for every address of the machine.
+    pub fn is_wildcard(&self) -> bool {
+        self.host.as_deref().is_none_or(|h| h.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()))
+    }
+
     /// Whether the listener can be reached from this machine only.
     pub fn is_loopback(&self) -> bool {
         self.host.as_deref().is_some_and(|h| h == "localhost" || h.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()))
     }
+}
+
+/// Why there is no configuration. The message is one line and holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A value is not allowed.
+    #[error("{name}={value} ({from}): expected {allowed}")]
+    Value {
+        /// The setting.
+        name: &'static str,
+        /// The value, quoted and bounded; `***` for a secret.
+        value: String,
+        /// Where it was set.
+        from: sources::From,
+        /// What is allowed instead.
+        allowed: &'static str,
+    },
+    /// Values that are allowed alone but not together.
+    #[error("{0}")]
+    Together(String),
+    /// The `.env` file cannot be read.
+    #[error(".env: {0}")]
+    Dotenv(String),
 }

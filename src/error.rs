@@ -61,6 +61,15 @@ impl Kind {
     }
 }
 
+/// What a peer itself said when it refused, to be repeated to the other side as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The code, in the terms of the protocol.
+    pub code: String,
+    /// The description, for people.
+    pub description: String,
+}
+
 /// Why a session, or an attempt at one, failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{side} {kind}: {message}", kind = .kind.as_str())]
@@ -68,6 +77,7 @@ pub struct Error {
     side: Side,
     kind: Kind,
     message: String,
+    status: Option<Box<Status>>,
     #[source]
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -75,7 +85,7 @@ pub struct Error {
 impl Error {
     /// An error on `side`; `message` says what failed and, where there is something, what to do.
     pub fn new(side: Side, kind: Kind, message: impl Into<String>) -> Self {
-        Self { side, kind, message: message.into(), source: None }
+        Self { side, kind, message: message.into(), status: None, source: None }
     }
 
     /// An error of the client's side.
@@ -101,7 +111,18 @@ impl Error {
             E::TimedOut => Kind::Timeout,
             _ => Kind::Connect,
         };
-        Self { side, kind, message: format!("{what}: {source}"), source: Some(Box::new(source)) }
+        Self { side, kind, message: format!("{what}: {source}"), status: None, source: Some(Box::new(source)) }
+    }
+
+    /// A peer's refusal in its own words.
+    pub fn refused(side: Side, status: Status) -> Self {
+        let message = format!("{} {}", status.code, status.description);
+        Self { status: Some(Box::new(status)), ..Self::new(side, Kind::Refused, message) }
+    }
+
+    /// What the peer itself said, if it refused with a status.
+    pub fn status(&self) -> Option<&Status> {
+        self.status.as_deref()
     }
 
     /// The side that failed.

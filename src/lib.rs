@@ -5,15 +5,27 @@
 //! - [`codec`]: pure parsers and writers; bytes in, values out; no sockets, no clock
 //! - [`stream`]: what a stream is called, the same in every protocol
 //! - [`origin`]: what a media server says of itself
+//! - [`config`]: every setting, its default and its bounds
+//! - [`error`]: which side failed, and whether another origin may be tried
 //! - [`balancer`]: which origin holds which stream
 //! - [`session`]: who is connected to this node now
-//! - [`error`]: which side failed, and whether another origin may be tried
-//! - [`config`]: every setting, its default and its bounds
+//! - [`relay`]: moves bytes between a client and an origin
+//! - [`server`]: the listeners, one file for each
+//! - [`logging`]: what is told to people and programs
+//! - [`net`]: listeners, and the limit on open files
+//! - [`shutdown`]: how the process ends
+//! - [`app`]: everything put together, bound, served and drained
 
+pub mod app;
 pub mod balancer;
 pub mod codec;
 pub mod config;
 pub mod error;
+pub mod logging;
+pub mod net;
 pub mod origin;
+pub mod relay;
+pub mod server;
 pub mod session;
+pub mod shutdown;
 pub mod stream;

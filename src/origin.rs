@@ -186,7 +186,7 @@ impl Origin {
 }
 
 /// Whether `name` can be a host name (RFC 1123, and `_` as container platforms use it).
-fn is_host_name(name: &str) -> bool {
+pub(crate) fn is_host_name(name: &str) -> bool {
     (1..=253).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
         && name.bytes().any(|b| b.is_ascii_alphanumeric())

@@ -63,9 +63,8 @@ impl StreamKey {
     /// `app/stream`, percent-encoded or not; `queries` are the query strings of the URL, in the
     /// order in which they are searched for `vhost=` and then `domain=`.
     pub fn new(host: &str, path: &str, queries: &[&str], vhosts: &Vhosts) -> Result<Self, StreamError> {
-        let path = path.replace("/_definst_", "");
-        let mut parts: Vec<Cow<'_, str>> =
-            path.split('/').filter(|p| !p.is_empty()).map(|p| percent_decode_str(p).decode_utf8_lossy()).collect();
+        let path = percent_decode_str(path).decode_utf8_lossy().replace("/_definst_", "");
+        let mut parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
         let stream = parts.pop().ok_or(StreamError::NoStream)?;
         let app = if parts.is_empty() { DEFAULT_APP.to_owned() } else { parts.join("/") };
         let vhost = vhosts.resolve(vhost_of(host, queries));
@@ -232,6 +231,7 @@ mod tests {
             // One stream, however its name is escaped.
             ("rtmp://127.0.0.1/live", "caf%C3%A9", "__defaultVhost__/live/café"),
             ("rtmp://127.0.0.1/live", "café", "__defaultVhost__/live/café"),
+            ("rtmp://127.0.0.1/live", "a%2Fb", "__defaultVhost__/live/a/b"),
             ("rtmp://127.0.0.1/live", "100%", "__defaultVhost__/live/100%"),
             ("rtmp://127.0.0.1/live", "a%0Ab", "ControlCharacter"),
             ("rtmp://127.0.0.1/live", "a\nb", "ControlCharacter"),

@@ -1,1 +1,232 @@
 //! The balancer of a node that stands alone.
+
+mod records;
+mod registry;
+mod table;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::{sync::watch, time::Instant};
+
+use self::{
+    records::Records,
+    registry::{Change, Entry, Registry},
+    table::Table,
+};
+use super::{
+    Balancer, BalancerError, Intent, OriginState, OriginStatus, Page, PlaceRequest, Placement, PlacementStatus,
+    Reachability, policy,
+};
+use crate::{
+    config,
+    origin::{Origin, OriginId},
+    stream::StreamKey,
+};
+
+/// How many unused placements one [`Balancer::place`] clears away. More than one comes with each
+/// call, so the backlog shrinks, and no call waits for it.
+const SWEEP: usize = 8;
+/// How many are cleared away before a listing lets go of the lock.
+const LISTING_SWEEP: usize = 1024;
+
+/// Keeps origins and placements in the memory of this process.
+///
+/// An origin that expired, became suspect or was replaced ends its placements without a scan: a
+/// placement is judged by its origin when it is asked for, and moves then.
+#[derive(Debug)]
+pub struct MemoryBalancer {
+    policy: config::Policy,
+    state: Mutex<State>,
+    records: Mutex<Records>,
+}
+
+#[derive(Debug)]
+struct State {
+    origins: Registry,
+    placements: Table,
+}
+
+/// What [`State::place`] did, for the log.
+enum Outcome {
+    Kept,
+    Placed,
+    Moved { from: OriginId },
+}
+
+impl MemoryBalancer {
+    /// An empty balancer with the given policy, times and bounds. The bound on streams is the bound
+    /// on session records too.
+    pub fn new(config: &config::Balancer) -> Self {
+        Self {
+            policy: config.policy,
+            state: Mutex::new(State {
+                origins: Registry::new(config.origin_ttl, config.max_origins),
+                placements: Table::new(config.placement_hold, config.max_streams),
+            }),
+            records: Mutex::new(Records::new(config.max_streams)),
+        }
+    }
+
+    /// Runs `work` under the lock, and logs what changed after it.
+    fn with<T>(&self, work: impl FnOnce(&mut State, Instant, &mut Vec<Change>) -> T) -> T {
+        let mut changes = Vec::new();
+        let result = work(&mut lock(&self.state), Instant::now(), &mut changes);
+        changes.iter().for_each(Change::log);
+        result
+    }
+}
+
+impl State {
+    fn place(
+        &mut self,
+        request: &PlaceRequest<'_>,
+        policy: config::Policy,
+        now: Instant,
+        changes: &mut Vec<Change>,
+    ) -> Result<(Placement, Outcome), BalancerError> {
+        self.origins.expire(now, changes);
+        self.placements.expire(now, SWEEP);
+
+        let PlaceRequest { stream, protocol, avoid, .. } = *request;
+        let none = BalancerError::NoOrigin { protocol, registered: self.origins.len() };
+        let mut from = None;
+        let mut last_resort = None;
+        if let Some(record) = self.placements.get(stream, now) {
+            let placed = record.origin.clone();
+            let (epoch, published) = (record.epoch, record.publishers > 0);
+            from = Some(placed.clone());
+            if let Some(entry) = self.origins.get(&placed).filter(|_| !avoid.contains(&placed)) {
+                let kept = Placement { stream: stream.clone(), origin: Arc::clone(&entry.origin), epoch };
+                match (entry.state(), entry.origin.serves(protocol)) {
+                    (OriginState::Live, true) => {
+                        self.placements.keep(stream, now);
+                        return Ok((kept, Outcome::Kept));
+                    }
+                    (OriginState::Suspect, true) => last_resort = Some(kept),
+                    // To move the stream would take it from its publisher and give the player nothing.
+                    (OriginState::Live, false) if published && request.intent == Intent::Play => return Err(none),
+                    (_, false) => {}
+                }
+            }
+        }
+
+        let usable = |(id, entry): &(&OriginId, &Entry)| entry.origin.serves(protocol) && !avoid.contains(id);
+        let choose = |state: OriginState| {
+            let candidates: Vec<_> =
+                self.origins.iter().filter(usable).filter(|(_, entry)| entry.state() == state).collect();
+            let loads: Vec<_> = candidates
+                .iter()
+                .map(|(id, entry)| policy::Load { streams: self.placements.count(id), cpu: entry.origin.cpu })
+                .collect();
+            policy::choose(&loads, policy, &mut rand::rng()).map(|chosen| Arc::clone(&candidates[chosen].1.origin))
+        };
+        let live = choose(OriginState::Live);
+        if live.is_none()
+            && let Some(kept) = last_resort
+        {
+            self.placements.keep(stream, now);
+            return Ok((kept, Outcome::Kept));
+        }
+        let origin = live.or_else(|| choose(OriginState::Suspect)).ok_or(none)?;
+
+        let epoch = self.placements.assign(stream, origin.id(), now)?;
+        let outcome = from.map_or(Outcome::Placed, |from| Outcome::Moved { from });
+        Ok((Placement { stream: stream.clone(), origin, epoch }, outcome))
+    }
+
+    fn statuses(&self, now: Instant) -> Vec<OriginStatus> {
+        let status = |(id, entry): (&OriginId, &Entry)| OriginStatus {
+            origin: Arc::clone(&entry.origin),
+            state: entry.state(),
+            suspect_reason: entry.suspect_reason.clone(),
+            heartbeat_age: entry.heartbeat_age(now),
+            streams: self.placements.count(id),
+        };
+        self.origins.iter().map(status).collect()
+    }
+
+    /// A page of the placements whose origin is registered; the others have ended.
+    fn page(&self, page: Page) -> (Vec<PlacementStatus>, usize) {
+        let total = self.origins.iter().map(|(id, _)| self.placements.count(id)).sum();
+        let status = |(stream, record): (&StreamKey, &table::Record)| {
+            let origin = Arc::clone(&self.origins.get(&record.origin)?.origin);
+            let placement = Placement { stream: stream.clone(), origin, epoch: record.epoch };
+            Some(PlacementStatus { placement, publishers: record.publishers, players: record.players })
+        };
+        let live = self.placements.iter().filter(|(_, record)| self.origins.get(&record.origin).is_some());
+        (live.skip(page.start).take(page.count).filter_map(status).collect(), total)
+    }
+}
+
+#[async_trait]
+impl Balancer for MemoryBalancer {
+    async fn register(&self, origin: Origin) -> Result<(), BalancerError> {
+        tracing::debug!(origin = %origin.id(), device = %origin.device_id, "heartbeat");
+        self.with(|state, now, changes| state.origins.register(origin, now, changes))
+    }
+
+    async fn origins(&self) -> Result<Vec<OriginStatus>, BalancerError> {
+        Ok(self.with(|state, now, changes| {
+            state.origins.expire(now, changes);
+            state.statuses(now)
+        }))
+    }
+
+    async fn report(&self, origin: &OriginId, seen: Reachability) {
+        self.with(|state, now, changes| state.origins.report(origin, seen, now, changes));
+    }
+
+    async fn place(&self, request: PlaceRequest<'_>) -> Result<Placement, BalancerError> {
+        let (placement, outcome) = self.with(|state, now, changes| state.place(&request, self.policy, now, changes))?;
+        let Placement { stream, origin, epoch } = &placement;
+        match outcome {
+            Outcome::Kept => {}
+            Outcome::Placed => tracing::debug!(%stream, origin = %origin.id(), epoch, "stream placed"),
+            Outcome::Moved { from } => tracing::info!(%stream, origin = %origin.id(), %from, epoch, "stream moved"),
+        }
+        Ok(placement)
+    }
+
+    fn hold(&self, placement: &Placement, intent: Intent) -> watch::Receiver<u64> {
+        lock(&self.state).placements.hold(placement, intent, Instant::now())
+    }
+
+    fn release(&self, stream: &StreamKey, intent: Intent) {
+        lock(&self.state).placements.release(stream, intent, Instant::now());
+    }
+
+    async fn placements(&self, page: Page) -> Result<(Vec<PlacementStatus>, usize), BalancerError> {
+        loop {
+            let listed = self.with(|state, now, changes| {
+                state.origins.expire(now, changes);
+                let done = state.placements.expire(now, LISTING_SWEEP) < LISTING_SWEEP;
+                done.then(|| state.page(page))
+            });
+            match listed {
+                Some(listed) => return Ok(listed),
+                None => tokio::task::yield_now().await,
+            }
+        }
+    }
+
+    async fn put_session(&self, id: &str, stream: &StreamKey, ttl: Duration) -> Result<(), BalancerError> {
+        lock(&self.records).put(id, stream, ttl, Instant::now())
+    }
+
+    async fn session(&self, id: &str) -> Result<Option<StreamKey>, BalancerError> {
+        Ok(lock(&self.records).get(id, Instant::now()).cloned())
+    }
+
+    async fn ready(&self) -> Result<(), BalancerError> {
+        Ok(())
+    }
+}
+
+/// Nothing that runs under these locks panics on input; should it ever, the node goes on.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

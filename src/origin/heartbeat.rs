@@ -39,8 +39,9 @@ impl Origin {
     pub fn from_heartbeat(body: &[u8], software: &str) -> Result<Self, HeartbeatError> {
         let value: Value = serde_json::from_slice(body).map_err(|e| HeartbeatError::Json(e.to_string()))?;
         let Value::Object(fields) = value else { return Err(HeartbeatError::NotAnObject) };
-        let mandatory =
-            |name| text(&fields, name).and_then(|t| if t.is_empty() { Err(HeartbeatError::Missing(name)) } else { Ok(t) });
+        let mandatory = |name| {
+            text(&fields, name).and_then(|t| if t.is_empty() { Err(HeartbeatError::Missing(name)) } else { Ok(t) })
+        };
 
         let origin = Self {
             ip: host(&mandatory("ip")?)?,

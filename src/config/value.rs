@@ -1,0 +1,289 @@
+//! How the text of a setting becomes a value. Each rule says in words what it allows, for the help
+//! and for the message that refuses a bad value.
+
+use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+
+use super::{AuthType, BalancerType, Listen, LogFormat, Policy, RealIp, Secret};
+use crate::{
+    origin::{Endpoint, is_host_name},
+    stream::Vhosts,
+};
+
+/// The longest a timeout may be.
+const MAX_DURATION: Duration = Duration::from_hours(24);
+/// The shortest; timers are no finer than that.
+const MIN_DURATION: Duration = Duration::from_millis(1);
+/// The longest bearer token, in bytes. A request's header must hold it.
+const MAX_TOKEN: usize = 4096;
+
+/// What a setting may be. The text that `parse` takes carries no white space at either end.
+pub struct Rule<T> {
+    /// The value, or nothing if the text is not allowed.
+    pub parse: fn(&str) -> Option<T>,
+    /// What is allowed, in words that follow "expected".
+    pub allowed: &'static str,
+    /// Whether the value must never be shown.
+    pub secret: bool,
+}
+
+impl<T> Rule<T> {
+    const fn new(allowed: &'static str, parse: fn(&str) -> Option<T>) -> Self {
+        Self { parse, allowed, secret: false }
+    }
+}
+
+/// A rule for whole numbers within bounds.
+macro_rules! whole_number {
+    ($min:literal, $max:literal) => {
+        Rule::new(concat!("a whole number from ", $min, " to ", $max), |text| whole_number(text, $min, $max))
+    };
+}
+
+/// Where to listen.
+pub const LISTEN: Rule<Listen> = Rule::new(
+    "PORT, :PORT, HOST:PORT or [IPV6]:PORT, with a port from 1 to 65535, or 0 to let the system choose",
+    listen,
+);
+/// How long something may take.
+pub const DURATION: Rule<Duration> =
+    Rule::new("a duration from 1ms to 24h, such as 500ms, 20s, 1.5s or 1m30s", duration);
+/// How many connections there may be.
+pub const CONNECTIONS: Rule<usize> = whole_number!(1, 1_000_000);
+/// How many things may be remembered.
+pub const ENTRIES: Rule<usize> = whole_number!(1, 10_000_000);
+/// How often something is tried.
+pub const ATTEMPTS: Rule<usize> = whole_number!(1, 100);
+/// How many threads work.
+pub const THREADS: Rule<Option<NonZeroUsize>> =
+    Rule::new("a whole number from 1 to 1024, or 0 for one per core", |text| {
+        whole_number(text, 0, 1024).map(NonZeroUsize::new)
+    });
+/// On or off.
+pub const SWITCH: Rule<bool> = Rule::new("on or off", |text| choice(text, &[("on", true), ("off", false)]));
+/// Whether origins learn the client's address.
+pub const REAL_IP: Rule<RealIp> = Rule::new("auto, on or off", |text| {
+    choice(text, &[("auto", RealIp::Auto), ("on", RealIp::On), ("off", RealIp::Off)])
+});
+/// What nodes agree through.
+pub const BALANCER: Rule<BalancerType> = Rule::new("memory (this version has neither redis nor mesh)", |text| {
+    choice(text, &[("memory", BalancerType::Memory)])
+});
+/// How an origin is chosen.
+pub const POLICY: Rule<Policy> = Rule::new("power-of-two or random", |text| {
+    choice(text, &[("power-of-two", Policy::PowerOfTwo), ("random", Policy::Random)])
+});
+/// How callers of an API show who they are.
+pub const AUTH_TYPE: Rule<Option<AuthType>> = Rule::new("bearer, or empty while authentication is off", |text| {
+    optional(text, |text| choice(text, &[("bearer", AuthType::Bearer)]))
+});
+/// A bearer token.
+pub const TOKEN: Rule<Option<Secret>> = Rule {
+    parse: |text| optional(text, |text| is_token(text).then(|| Secret::new(text))),
+    allowed: "at most 4096 printable ASCII characters",
+    secret: true,
+};
+/// The address of an origin.
+pub const HOST: Rule<String> = Rule::new("an IP address or a host name", host);
+/// A port, or more, of an origin.
+pub const ENDPOINT: Rule<Endpoint> =
+    Rule::new("PORT, PROTO://:PORT or PROTO://IP:PORT, with a port from 1 to 65535", |text| Endpoint::parse(text).ok());
+/// A port, or more, of an origin that may serve the protocol or not.
+pub const OPTIONAL_ENDPOINT: Rule<Option<Endpoint>> =
+    Rule::new("empty, PORT, PROTO://:PORT or PROTO://IP:PORT, with a port from 1 to 65535", |text| {
+        optional(text, |text| Endpoint::parse(text).ok())
+    });
+/// A directory.
+pub const PATH: Rule<Option<PathBuf>> = Rule::new("the path of a directory, or empty", |text| {
+    optional(text, |text| (!text.chars().any(char::is_control)).then(|| PathBuf::from(text)))
+});
+/// The vhosts that are told apart.
+pub const VHOSTS: Rule<Vhosts> = Rule::new("host names with commas between them, or empty for any", vhosts);
+/// What is logged.
+pub const LOG_FILTER: Rule<String> =
+    Rule::new("off, error, warn, info, debug or trace, or directives such as info,srs_proxy=debug", log_filter);
+/// How it is logged.
+pub const LOG_FORMAT: Rule<LogFormat> =
+    Rule::new("text or json", |text| choice(text, &[("text", LogFormat::Text), ("json", LogFormat::Json)]));
+
+#[expect(clippy::option_option, reason = "the outer one says whether the text is allowed, the inner one is the value")]
+fn optional<T>(text: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
+    if text.is_empty() { Some(None) } else { parse(text).map(Some) }
+}
+
+fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Option<T> {
+    choices.iter().find(|(name, _)| text.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
+}
+
+fn whole_number(text: &str, min: usize, max: usize) -> Option<usize> {
+    let number = digits(text)?.parse().ok()?;
+    (min..=max).contains(&number).then_some(number)
+}
+
+/// `str::parse` alone would take a sign.
+fn digits(text: &str) -> Option<&str> {
+    text.bytes().all(|b| b.is_ascii_digit()).then_some(text)
+}
+
+fn listen(text: &str) -> Option<Listen> {
+    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+    let port = digits(port)?.parse().ok()?;
+    let host = match host.strip_prefix('[') {
+        None if host.is_empty() => None,
+        None if host.contains(':') => return None,
+        None => Some(self::host(host)?),
+        Some(v6) => Some(v6.strip_suffix(']')?.parse::<std::net::Ipv6Addr>().ok()?.to_string()),
+    };
+    // An IPv6 wildcard takes IPv4 as well, as a port alone does.
+    let host = host.filter(|host| host != "::");
+    Some(Listen { host, port })
+}
+
+fn host(text: &str) -> Option<String> {
+    let bare = text.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(text);
+    match bare.parse::<IpAddr>() {
+        Ok(ip) => Some(ip.to_string()),
+        Err(_) => is_host_name(text).then(|| text.to_owned()),
+    }
+}
+
+fn duration(text: &str) -> Option<Duration> {
+    humantime::parse_duration(text).ok().filter(|d| (MIN_DURATION..=MAX_DURATION).contains(d))
+}
+
+fn is_token(text: &str) -> bool {
+    text.len() <= MAX_TOKEN && text.bytes().all(|b| b == b' ' || b.is_ascii_graphic())
+}
+
+fn vhosts(text: &str) -> Option<Vhosts> {
+    if text.is_empty() {
+        return Some(Vhosts::any());
+    }
+    let names: Vec<&str> = text.split(',').map(str::trim).collect();
+    names.iter().all(|name| is_host_name(name)).then(|| Vhosts::only(names))
+}
+
+/// A bare word that is no level would be taken for the name of a module that logs everything, so a
+/// misspelt level has to be caught here.
+fn log_filter(text: &str) -> Option<String> {
+    if text.split(',').any(|part| !part.contains(['=', '[']) && !is_level(part.trim())) {
+        return None;
+    }
+    EnvFilter::builder().with_regex(false).parse(text).ok()?;
+    Some(text.to_owned())
+}
+
+fn is_level(text: &str) -> bool {
+    !text.is_empty() && !text.bytes().any(|b| b.is_ascii_digit()) && text.parse::<LevelFilter>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn refuses<T>(rule: &Rule<T>, texts: &[&str]) {
+        for text in texts {
+            assert!((rule.parse)(text).is_none(), "{text:?} was accepted as {}", rule.allowed);
+        }
+    }
+
+    #[test]
+    fn listen_values_are_read_in_every_form() {
+        for (text, host, port) in [
+            ("1935", None, 1935),
+            (":1935", None, 1935),
+            ("0", None, 0),
+            ("127.0.0.1:1935", Some("127.0.0.1"), 1935),
+            ("0.0.0.0:1935", Some("0.0.0.0"), 1935),
+            ("localhost:1935", Some("localhost"), 1935),
+            ("[::1]:1935", Some("::1"), 1935),
+            ("[::]:1935", None, 1935),
+            ("65535", None, 65535),
+        ] {
+            let expected = Listen { host: host.map(str::to_owned), port };
+            assert_eq!((LISTEN.parse)(text), Some(expected), "{text}");
+        }
+        refuses(
+            &LISTEN,
+            &[
+                "",
+                ":",
+                "65536",
+                "-1",
+                "+1935",
+                "http",
+                "::1",
+                "::1:1935",
+                "[::1]",
+                "[::1",
+                "[1.2.3.4]:1",
+                "a b:1",
+                "host:",
+                "[]:1",
+                "tcp://:1935",
+            ],
+        );
+    }
+
+    #[test]
+    fn durations_are_read_as_the_go_proxy_writes_them() {
+        for (text, millis) in [
+            ("20s", 20_000),
+            ("500ms", 500),
+            ("1m30s", 90_000),
+            ("1.5s", 1500),
+            ("1h", 3_600_000),
+            ("24h", 86_400_000),
+            ("1ms", 1),
+        ] {
+            assert_eq!((DURATION.parse)(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        refuses(&DURATION, &["", "20", "0", "0s", "-1s", "24h1s", "1us", "soon", "1e3s", "99999999999999999999s"]);
+    }
+
+    #[test]
+    fn numbers_are_held_to_their_bounds() {
+        assert_eq!((CONNECTIONS.parse)("1"), Some(1));
+        assert_eq!((CONNECTIONS.parse)("1000000"), Some(1_000_000));
+        refuses(&CONNECTIONS, &["", "0", "1000001", "-1", "+1", "1.0", "many", "18446744073709551617"]);
+        assert_eq!((THREADS.parse)("0"), Some(None));
+        assert_eq!((THREADS.parse)("2"), Some(NonZeroUsize::new(2)));
+        refuses(&THREADS, &["1025"]);
+    }
+
+    #[test]
+    fn a_level_that_is_misspelt_is_not_taken_for_the_name_of_a_module() {
+        for text in
+            ["info", "WARN", "off", "info,srs_proxy=debug", "srs_proxy::relay=trace", "warn,[rtmp{stream=a}]=debug"]
+        {
+            assert_eq!((LOG_FILTER.parse)(text).as_deref(), Some(text));
+        }
+        refuses(&LOG_FILTER, &["", "loud", "5", "info,loud", "info,", "srs_proxy=loud", "[rtmp"]);
+    }
+
+    #[test]
+    fn lists_of_vhosts_are_read_and_an_odd_name_is_refused() {
+        assert_eq!((VHOSTS.parse)(""), Some(Vhosts::any()));
+        assert_eq!((VHOSTS.parse)("a.com, B.com"), Some(Vhosts::only(["a.com", "b.com"])));
+        refuses(&VHOSTS, &["a.com,", ",", "a b", "a.com;b.com", "rtmp://a.com"]);
+    }
+
+    #[test]
+    fn a_token_is_anything_that_a_header_can_carry() {
+        assert_eq!((TOKEN.parse)("p$1 =#x").flatten().map(|t| t.expose().to_owned()).as_deref(), Some("p$1 =#x"));
+        assert_eq!((TOKEN.parse)(""), Some(None));
+        refuses(&TOKEN, &["caf\u{e9}", "a\tb", "a\nb", &"x".repeat(MAX_TOKEN + 1)]);
+    }
+
+    #[test]
+    fn choices_do_not_depend_on_case_and_name_no_others() {
+        assert_eq!((SWITCH.parse)("ON"), Some(true));
+        assert_eq!((BALANCER.parse)("memory"), Some(BalancerType::Memory));
+        refuses(&SWITCH, &["", "yes", "1", "true"]);
+        refuses(&BALANCER, &["", "redis", "mesh"]);
+        refuses(&AUTH_TYPE, &["basic"]);
+        refuses(&HOST, &["", "a b", "10.0.0.1:1935", "rtmp://a"]);
+    }
+}

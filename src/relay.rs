@@ -1,0 +1,5 @@
+//! The byte movers. They know sockets, buffers and deadlines, and no protocol: what must be known of
+//! the bytes is behind a [`tcp::Filter`].
+
+pub mod buffer;
+pub mod tcp;

@@ -1,0 +1,271 @@
+//! One HTTP connection and its deadlines.
+
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::ConnectInfo,
+    http::{HeaderValue, Request, Response, StatusCode, header},
+};
+use hyper::{
+    body::{Frame, Incoming, SizeHint},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use super::{Limits, error};
+
+/// The largest header that is read, in bytes.
+const MAX_HEADER: usize = 32 * 1024;
+/// What a client must take of an answer in each `send_timeout`, in bytes, unless it takes all.
+const MIN_PROGRESS: usize = 16 * 1024;
+
+/// Serves one connection to its end.
+pub(super) async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    limits: Limits,
+    stop: CancellationToken,
+) {
+    let _ = stream.set_nodelay(true);
+    let activity = Arc::new(Activity::new(limits));
+    let io = TokioIo::new(Observed { stream, activity: Arc::clone(&activity) });
+    let service = service_fn(|request| answer(request, peer, router.clone(), Arc::clone(&activity)));
+    let mut builder = http1::Builder::new();
+    // hyper runs this while it waits for a request, from the end of the one before.
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.idle_timeout).max_buf_size(MAX_HEADER);
+    let mut connection = pin!(builder.serve_connection(io, service));
+
+    let mut stopped = pin!(stop.cancelled());
+    let mut stopping = false;
+    let mut timer = pin!(tokio::time::sleep(limits.header_timeout));
+    let result = poll_fn(|cx| {
+        if !stopping && stopped.as_mut().poll(cx).is_ready() {
+            stopping = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+            return Poll::Ready(result.map_err(|error| error.to_string()));
+        }
+        // Only what the connection has just done can have changed the deadline.
+        if let Some((deadline, reason)) = activity.deadline() {
+            if timer.deadline() != deadline {
+                timer.as_mut().reset(deadline);
+            }
+            ready!(timer.as_mut().poll(cx));
+            return Poll::Ready(Err(reason.to_owned()));
+        }
+        Poll::Pending
+    })
+    .await;
+    if let Err(reason) = result {
+        tracing::debug!(%peer, reason, "HTTP connection ended");
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    peer: SocketAddr,
+    router: Router,
+    activity: Arc<Activity>,
+) -> Result<Response<Answer>, Infallible> {
+    let started = activity.request_started();
+    let in_request = InRequest(Arc::clone(&activity));
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(ConnectInfo(peer));
+    let left = activity.limits.request_timeout.saturating_sub(started.elapsed());
+    let response = match tokio::time::timeout(left, router.oneshot(request)).await {
+        Ok(Ok(response)) => response,
+        Err(_) => {
+            let mut response = error(StatusCode::REQUEST_TIMEOUT, "the request took too long");
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            response
+        }
+    };
+    Ok(response.map(|body| Answer { body, _in_request: in_request }))
+}
+
+/// What a connection is at, which says until when it may be.
+struct Activity {
+    limits: Limits,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// When the first byte of a header came whose end did not come yet.
+    header_since: Option<Instant>,
+    /// Whether a request is being answered.
+    in_request: bool,
+    /// Since when the client has left an answer waiting, and how much it has taken since.
+    stalled: Option<(Instant, usize)>,
+}
+
+impl Activity {
+    fn new(limits: Limits) -> Self {
+        let state = State { header_since: Some(Instant::now()), in_request: false, stalled: None };
+        Self { limits, state: Mutex::new(state) }
+    }
+
+    fn deadline(&self) -> Option<(Instant, &'static str)> {
+        let state = self.state();
+        let header = state.header_since.and_then(|since| since.checked_add(self.limits.header_timeout));
+        let send = state.stalled.and_then(|(since, _)| since.checked_add(self.limits.send_timeout));
+        let header = header.map(|at| (at, "the header of a request took too long"));
+        let send = send.map(|at| (at, "the client did not take its answer"));
+        [header, send].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    fn bytes_read(&self) {
+        let mut state = self.state();
+        if !state.in_request {
+            state.header_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Gives the time of the request's first byte.
+    fn request_started(&self) -> Instant {
+        let mut state = self.state();
+        state.in_request = true;
+        state.header_since.take().unwrap_or_else(Instant::now)
+    }
+
+    fn request_ended(&self) {
+        self.state().in_request = false;
+    }
+
+    fn send_blocked(&self) {
+        self.state().stalled.get_or_insert_with(|| (Instant::now(), 0));
+    }
+
+    fn bytes_sent(&self, n: usize) {
+        let mut state = self.state();
+        if let Some((_, taken)) = &mut state.stalled {
+            *taken += n;
+            if *taken >= MIN_PROGRESS {
+                state.stalled = None;
+            }
+        }
+    }
+
+    fn all_sent(&self) {
+        self.state().stalled = None;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lives from the header of a request to the last byte of its answer.
+struct InRequest(Arc<Activity>);
+
+impl Drop for InRequest {
+    fn drop(&mut self) {
+        self.0.request_ended();
+    }
+}
+
+/// The body of an answer.
+struct Answer {
+    body: Body,
+    _in_request: InRequest,
+}
+
+impl hyper::body::Body for Answer {
+    type Data = <Body as hyper::body::Body>::Data;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A stream that tells what happens on it.
+struct Observed {
+    stream: TcpStream,
+    activity: Arc<Activity>,
+}
+
+impl Observed {
+    fn written(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &result {
+            Poll::Pending => self.activity.send_blocked(),
+            Poll::Ready(Ok(n)) => self.activity.bytes_sent(*n),
+            Poll::Ready(Err(_)) => {}
+        }
+        result
+    }
+}
+
+impl AsyncRead for Observed {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.activity.bytes_read();
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Observed {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.written(result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.written(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// hyper asks for this when it has handed over all it had.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.stream).poll_flush(cx);
+        if matches!(result, Poll::Ready(Ok(()))) {
+            self.activity.all_sent();
+        }
+        result
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,108 @@
+//! The RTMP server.
+//!
+//! A connection is admitted ([`admission`]), shakes hands and says what it wants ([`prologue`]); the
+//! session ([`session`]) has its stream placed, opens the origin's leg ([`upstream`]) and joins the
+//! two with a relay that looks at the bytes through a [`duplex`].
+
+mod admission;
+pub mod duplex;
+mod prober;
+pub mod prologue;
+mod session;
+mod upstream;
+
+use std::{
+    io,
+    sync::{Arc, LazyLock},
+    time::{Duration, Instant},
+};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use prober::probe_suspects;
+
+use crate::{
+    balancer::{Balancer, Intent},
+    config,
+    error::Kind,
+    relay::buffer::Pool,
+    session::Sessions,
+    stream::Vhosts,
+};
+
+/// How long accepting pauses when the system has no more file descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What all sessions share.
+pub struct Context {
+    /// Places the streams.
+    pub balancer: Arc<dyn Balancer>,
+    /// Lists the sessions.
+    pub sessions: Sessions,
+    /// The vhosts that are told apart.
+    pub vhosts: Vhosts,
+    /// The server's settings.
+    pub rtmp: config::Rtmp,
+    /// Settings of connections to origins.
+    pub upstream: config::Upstream,
+    /// Where relays borrow their buffers.
+    pub pool: Pool,
+    /// Cancelled when the sessions that are left are to end.
+    pub closing: CancellationToken,
+}
+
+/// Accepts connections until `stop` is cancelled. Sessions are spawned on `tracker` and outlive this.
+pub async fn serve(listener: TcpListener, context: Arc<Context>, stop: CancellationToken, tracker: TaskTracker) {
+    let admission = admission::Admission::new(&context.rtmp);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok((stream, peer)) => (stream, crate::net::canonical(peer)),
+            Err(error) => {
+                // Only the lack of descriptors or memory lasts; a client that is gone again does not.
+                if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+                    tracing::warn!(%error, "cannot accept RTMP connections; raise the limit of open files?");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+                continue;
+            }
+        };
+        let Some(permit) = admission.admit(peer.ip()) else { continue };
+        let context = Arc::clone(&context);
+        tracker.spawn(async move {
+            session::run(stream, peer, &context).await;
+            drop(permit);
+        });
+    }
+}
+
+/// No Nagle: what goes out together is put together by hand. Keep-alive finds peers that vanished.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(3);
+    socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+/// The clock of handshakes: milliseconds since the process began to speak RTMP (5.2.3).
+fn clock_ms() -> u32 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed().as_millis() as u32
+}
+
+/// The status code by which a client learns that what it wanted cannot be.
+const fn status_code(intent: Intent, kind: Kind) -> &'static str {
+    match (intent, kind) {
+        (Intent::Publish, Kind::Protocol) => "NetStream.Publish.BadName",
+        (Intent::Publish, _) => "NetStream.Publish.Denied",
+        (Intent::Play, Kind::Protocol | Kind::Unavailable) => "NetStream.Play.StreamNotFound",
+        (Intent::Play, _) => "NetStream.Play.Failed",
+    }
+}

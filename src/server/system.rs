@@ -1,0 +1,126 @@
+//! The system API (`PROXY_SYSTEM_API`): origins register here, orchestrators ask for health, people
+//! and scripts look at this node.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `POST /api/v1/srs/register` | takes an origin's heartbeat |
+//! | `GET /api/v1/versions` | the version of this program |
+//! | `GET /healthz` | 200 while the process serves |
+//! | `GET /readyz` | 200 while this node takes new sessions, else 503 |
+//! | `GET /api/v1/proxy/origins` | the registered origins, ordered by id |
+//! | `GET /api/v1/proxy/streams` | the placed streams, ordered by name |
+//! | `GET /api/v1/proxy/sessions` | the sessions of this node, oldest first |
+//!
+//! Every answer is JSON with a `code` that is 0 for success; an error has the HTTP status as its
+//! code and says why in `error`. Where a token is configured, registration and the views need it;
+//! versions and health do not, because the Go proxy and its users take them for probes.
+
+mod auth;
+mod register;
+mod views;
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{Request, State},
+    http::{Method, StatusCode, Uri},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde_json::json;
+use tokio::{sync::watch, time::Instant};
+
+use super::{http, throttle::Throttle};
+use crate::{balancer::Balancer, config::Secret, session::Sessions};
+
+/// How often the same refusal is logged. SRS repeats its heartbeat every few seconds.
+const REFUSAL_PERIOD: Duration = Duration::from_mins(1);
+/// How many different refusals are logged in that time.
+const MAX_REFUSALS: usize = 64;
+
+/// What the API shows and serves.
+#[derive(Clone)]
+pub struct SystemState {
+    /// Takes the heartbeats and knows the placements.
+    pub balancer: Arc<dyn Balancer>,
+    /// The sessions of this node.
+    pub sessions: Sessions,
+    /// The bearer token that registration and views need, if any.
+    pub token: Option<Secret>,
+    /// Whether this node takes new sessions: false until it has started and while it drains.
+    pub ready: watch::Receiver<bool>,
+    /// When this node started.
+    pub started: Instant,
+}
+
+struct App {
+    state: SystemState,
+    refusals: Throttle<(Option<IpAddr>, String)>,
+}
+
+/// The routes. Serve them with [`http::serve`].
+pub fn router(state: SystemState) -> Router {
+    let app = Arc::new(App { state, refusals: Throttle::new(REFUSAL_PERIOD, MAX_REFUSALS) });
+    let views = Router::new()
+        .route("/api/v1/proxy/origins", get(views::origins))
+        .route("/api/v1/proxy/streams", get(views::streams))
+        .route("/api/v1/proxy/sessions", get(views::sessions))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&app), need_token));
+    Router::new()
+        .route("/api/v1/srs/register", post(register::register))
+        .route("/api/v1/versions", get(versions))
+        .route("/healthz", get(health))
+        .route("/readyz", get(ready))
+        .merge(views)
+        .method_not_allowed_fallback(wrong_method)
+        .fallback(not_found)
+        .with_state(app)
+}
+
+async fn need_token(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    if auth::permits(app.state.token.as_ref(), request.headers()) { next.run(request).await } else { auth::challenge() }
+}
+
+/// `signature` and `version` are where the Go proxy has them, `data` is where SRS has it.
+async fn versions() -> Response {
+    Json(json!({
+        "code": 0,
+        "signature": "srs-proxy",
+        "version": env!("CARGO_PKG_VERSION"),
+        "data": {
+            "major": number(env!("CARGO_PKG_VERSION_MAJOR")),
+            "minor": number(env!("CARGO_PKG_VERSION_MINOR")),
+            "revision": number(env!("CARGO_PKG_VERSION_PATCH")),
+            "version": env!("CARGO_PKG_VERSION"),
+        },
+    }))
+    .into_response()
+}
+
+fn number(text: &str) -> u64 {
+    text.parse().unwrap_or_default()
+}
+
+async fn health(State(app): State<Arc<App>>) -> Response {
+    Json(json!({"code": 0, "status": "ok", "uptime_seconds": app.state.started.elapsed().as_secs()})).into_response()
+}
+
+async fn ready(State(app): State<Arc<App>>) -> Response {
+    if !*app.state.ready.borrow() {
+        return http::error(StatusCode::SERVICE_UNAVAILABLE, "no new sessions: this node is starting or draining");
+    }
+    match app.state.balancer.ready().await {
+        Ok(()) => Json(json!({"code": 0, "status": "ready"})).into_response(),
+        Err(error) => http::error(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+    }
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Response {
+    http::error(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not allowed for {}", uri.path()))
+}
+
+async fn not_found(uri: Uri) -> Response {
+    http::error(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
+}

@@ -1,0 +1,90 @@
+//! Start and stop of the real binary.
+
+#[path = "support/binary.rs"]
+mod binary;
+
+use std::{
+    fs,
+    net::{TcpListener, TcpStream},
+};
+
+use binary::{on_free_ports, script};
+
+#[test]
+fn the_documented_command_line_starts_a_node() {
+    let mut proxy = script(
+        "exec env PROXY_RTMP_SERVER=0 PROXY_HTTP_SERVER=8080 PROXY_HTTP_API=1985 PROXY_SYSTEM_API=0 \
+         PROXY_LOAD_BALANCER_TYPE=memory ./srs-proxy",
+    )
+    .start();
+    let line = proxy.line("listening");
+    let field = |name: &str| line.split_whitespace().find_map(|word| word.strip_prefix(name)).unwrap().to_owned();
+    assert_eq!(field("version="), format!("{:?}", env!("CARGO_PKG_VERSION")));
+    assert_eq!(field("balancer="), "\"memory\"");
+    for name in ["rtmp=", "system_api="] {
+        let port = field(name).rsplit_once(':').unwrap().1.parse().unwrap();
+        TcpStream::connect(("127.0.0.1", port)).unwrap();
+    }
+}
+
+#[test]
+fn both_listeners_take_connections_and_end_with_the_process() {
+    let mut proxy = on_free_ports().start();
+    let (rtmp, system) = proxy.listening();
+    assert_ne!(rtmp, system);
+    drop((TcpStream::connect(rtmp).unwrap(), TcpStream::connect(system).unwrap()));
+    proxy.signal("TERM");
+    proxy.ended();
+    assert!(TcpStream::connect(rtmp).is_err() && TcpStream::connect(system).is_err());
+}
+
+#[test]
+fn a_port_in_use_is_told_and_nothing_is_served() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for name in ["PROXY_RTMP_SERVER", "PROXY_SYSTEM_API"] {
+        let ended = on_free_ports().env(name, &address).run();
+        assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+        let told = format!(
+            "cannot start: {name}: cannot listen on {address}: in use by another process: stop it or set {name} to \
+             another port"
+        );
+        assert!(ended.stderr.contains(&told), "{}", ended.stderr);
+        assert!(!ended.stderr.contains("listening"), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn either_signal_ends_an_idle_node_at_once_and_cleanly() {
+    for signal in ["TERM", "INT"] {
+        // With the default grace timeout of 20 s a drain that waits for nothing would be noticed.
+        let mut proxy = on_free_ports().start();
+        proxy.listening();
+        let told = std::time::Instant::now();
+        proxy.signal(signal);
+        assert_eq!(proxy.ended().code(), Some(0), "{:#?}", proxy.said());
+        assert!(told.elapsed().as_secs() < 10);
+        assert!(proxy.said().iter().any(|line| line.contains(&format!("\"signal\":\"SIG{signal}\""))));
+    }
+}
+
+#[test]
+fn the_limit_on_open_files_is_raised_as_far_as_it_goes() {
+    let limited = "ulimit -Sn 256; ulimit -Hn 4096; exec env PROXY_RTMP_SERVER=127.0.0.1:0 \
+                   PROXY_SYSTEM_API=127.0.0.1:0 PROXY_LOG_FORMAT=json ./srs-proxy";
+    let mut proxy = script(limited).start();
+    let warned = proxy.event("the limit on open files");
+    assert_eq!((&warned["limit"], &warned["needed"]), (&4096.into(), &41_088.into()));
+    proxy.listening();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", proxy.pid())).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(files.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["4096", "4096"], "{limits}");
+}
+
+#[test]
+fn a_limit_on_open_files_that_suffices_is_not_warned_about() {
+    let mut proxy =
+        on_free_ports().env("PROXY_RTMP_MAX_CONNECTIONS", "8").env("PROXY_SYSTEM_API_MAX_CONNECTIONS", "8").start();
+    proxy.listening();
+    assert!(!proxy.said().iter().any(|line| line.contains("open files")), "{:#?}", proxy.said());
+}
