@@ -6,7 +6,6 @@ use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
-    sync::watch,
     task::JoinSet,
     time::{Instant, timeout},
 };
@@ -79,14 +78,17 @@ impl App {
     /// Serves until `shutdown` is done.
     pub async fn run(self, shutdown: Shutdown) -> Outcome {
         let sessions = self.sessions.clone();
+        let (rtmp_addr, system_addr) = (self.rtmp_addr, self.system_addr);
+        let kind = self.config.balancer.kind;
+        let mut servers = self.serve(&shutdown);
+        shutdown.started();
         info!(
             version = env!("CARGO_PKG_VERSION"),
-            balancer = self.config.balancer.kind.as_str(),
-            rtmp = %self.rtmp_addr,
-            system_api = %self.system_addr,
+            balancer = kind.as_str(),
+            rtmp = %rtmp_addr,
+            system_api = %system_addr,
             "listening"
         );
-        let mut servers = self.serve(&shutdown);
         let outcome = tokio::select! {
             outcome = shutdown.run() => outcome,
             never = supervise(&mut servers, &shutdown) => match never {},
@@ -106,31 +108,23 @@ impl App {
 
     fn serve(self, shutdown: &Shutdown) -> Servers {
         let mut servers = Servers::new();
-        let Self { config, balancer, sessions, .. } = self;
-        let draining = shutdown.draining();
+        let Self { config, balancer, sessions, rtmp, system, .. } = self;
         if let Some(backend) = &config.default_backend {
             let origin = default_backend::origin(backend, &run_id());
-            let stop = shutdown.closing().clone();
-            let ttl = config.balancer.origin_ttl;
-            let heartbeats = default_backend::keep_registered(Arc::clone(&balancer), origin, ttl, stop);
+            let (balancer, ttl) = (Arc::clone(&balancer), config.balancer.origin_ttl);
+            let heartbeats = default_backend::keep_registered(balancer, origin, ttl, shutdown.closing().clone());
             servers.spawn(named("default backend", heartbeats));
         }
 
-        let (ready, readiness) = watch::channel(true);
-        let system = system::router(SystemState {
+        let limits = http::Limits::from(&config.system);
+        let router = system::router(SystemState {
             balancer: Arc::clone(&balancer),
             sessions: sessions.clone(),
-            token: config.system.token.clone(),
-            ready: readiness,
+            token: config.system.token,
+            ready: shutdown.ready(),
             started: Instant::now(),
         });
-        let system = http::serve(self.system, system, (&config.system).into(), shutdown.done().clone());
-        servers.spawn(named("system api", system));
-        let until_draining = draining.clone().cancelled_owned();
-        servers.spawn(named("readiness", async move {
-            until_draining.await;
-            ready.send_replace(false);
-        }));
+        servers.spawn(named("system api", http::serve(system, router, limits, shutdown.done().clone())));
 
         let context = Arc::new(rtmp::Context {
             balancer,
@@ -141,20 +135,21 @@ impl App {
             pool: Pool::default(),
             closing: shutdown.closing().clone(),
         });
+        let draining = shutdown.draining();
         servers.spawn(named("origin probes", rtmp::probe_suspects(Arc::clone(&context), draining.clone())));
-        let rtmp = rtmp::serve(self.rtmp, context, draining.clone(), shutdown.tasks().clone());
+        let rtmp = rtmp::serve(rtmp, context, draining.clone(), shutdown.tasks().clone());
         servers.spawn(named("rtmp", shutdown.tasks().track_future(rtmp)));
         servers
     }
 }
 
-async fn named(name: &'static str, server: impl Future<Output = ()>) -> &'static str {
-    server.await;
-    name
-}
-
-/// The servers. Each gives its name when it ends.
+/// The servers, each of which gives its name when it ends.
 type Servers = JoinSet<&'static str>;
+
+async fn named(server: &'static str, run: impl Future<Output = ()>) -> &'static str {
+    run.await;
+    server
+}
 
 fn balancer(config: &config::Balancer) -> Arc<dyn Balancer> {
     match config.kind {
@@ -172,13 +167,13 @@ fn run_id() -> String {
 async fn supervise(servers: &mut Servers, shutdown: &Shutdown) -> Infallible {
     while let Some(ended) = servers.join_next().await {
         match ended {
-            Ok(_) if !shutdown.is_serving() => {}
+            Ok(_) if shutdown.phase() > Phase::Serving => {}
             Ok(server) => {
                 error!(server, "the server ended by itself");
                 shutdown.fail();
             }
             Err(error) => {
-                error!(%error, "a server panicked");
+                error!(%error, "a server ended by a fault of this program");
                 shutdown.fail();
             }
         }
@@ -199,6 +194,13 @@ async fn tell_phases(shutdown: &Shutdown, sessions: &Sessions) -> Infallible {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::config::{load::load, sources::Sources};
@@ -256,7 +258,52 @@ mod tests {
         assert_eq!(run.await.unwrap(), Outcome::Clean);
     }
 
-    #[tokio::test(start_paused = true)]
+    async fn get(address: SocketAddr, path: &str) -> String {
+        let mut connection = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n");
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.unwrap();
+        answer.lines().next().unwrap_or_default().to_owned()
+    }
+
+    #[tokio::test]
+    async fn probes_can_follow_a_drain_to_its_end() {
+        let app = app(&[]).await;
+        let (rtmp, system) = (app.rtmp_addr(), app.system_addr());
+        let shutdown = Shutdown::new(app.config.drain.clone());
+        let last_session = CancellationToken::new();
+        shutdown.tasks().spawn(last_session.clone().cancelled_owned());
+        let run = tokio::spawn(app.run(shutdown.clone()));
+        shutdown.ready().wait_for(|ready| *ready).await.unwrap();
+        assert_eq!(get(system, "/readyz").await, "HTTP/1.1 200 OK");
+
+        shutdown.begin();
+        let refused = async {
+            while TcpStream::connect(rtmp).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(5), refused).await.unwrap();
+        assert_eq!(get(system, "/readyz").await, "HTTP/1.1 503 Service Unavailable");
+        assert_eq!(get(system, "/healthz").await, "HTTP/1.1 200 OK");
+
+        last_session.cancel();
+        assert_eq!(timeout(Duration::from_secs(5), run).await.unwrap().unwrap(), Outcome::Clean);
+        assert!(TcpStream::connect(system).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_client_of_the_system_api_that_stays_connected_does_not_hold_up_the_end() {
+        let app = app(&[]).await;
+        let idle = TcpStream::connect(app.system_addr()).await.unwrap();
+        let shutdown = Shutdown::new(app.config.drain.clone());
+        shutdown.begin();
+        assert_eq!(timeout(Duration::from_secs(5), app.run(shutdown)).await, Ok(Outcome::Clean));
+        drop(idle);
+    }
+
+    #[tokio::test]
     async fn a_server_that_ends_while_it_should_serve_takes_the_node_down() {
         let shutdown = Shutdown::new(config(&[]).drain);
         let mut servers = Servers::new();

@@ -14,6 +14,7 @@ use std::{
 
 use tokio::{
     signal::unix::{self, SignalKind},
+    sync::watch,
     time::{Instant, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -105,6 +106,7 @@ struct Inner {
     aborted: CancellationToken,
     signal: OnceLock<Signal>,
     failed: AtomicBool,
+    ready: watch::Sender<bool>,
     tasks: TaskTracker,
 }
 
@@ -120,6 +122,7 @@ impl Shutdown {
                 aborted: CancellationToken::new(),
                 signal: OnceLock::new(),
                 failed: AtomicBool::new(false),
+                ready: watch::Sender::new(false),
                 tasks: TaskTracker::new(),
             }),
         }
@@ -138,9 +141,16 @@ impl Shutdown {
         }
     }
 
-    /// Whether new clients are welcome: this node's part of the answer to a readiness probe.
-    pub fn is_serving(&self) -> bool {
-        self.phase() == Phase::Serving
+    /// Whether new clients are welcome, for the answer to a readiness probe: from [`Self::started`]
+    /// until the drain.
+    pub fn ready(&self) -> watch::Receiver<bool> {
+        self.inner.ready.subscribe()
+    }
+
+    /// Says that every server serves.
+    pub fn started(&self) {
+        // Judged under the lock that `begin` needs to take the readiness back.
+        self.inner.ready.send_modify(|ready| *ready = !self.inner.draining.is_cancelled());
     }
 
     /// Fires when no more clients may be accepted.
@@ -166,6 +176,7 @@ impl Shutdown {
     /// Starts the drain. Later calls change nothing.
     pub fn begin(&self) {
         self.inner.draining.cancel();
+        self.inner.ready.send_replace(false);
     }
 
     /// Starts the drain because something that should have gone on has ended.
@@ -189,9 +200,9 @@ impl Shutdown {
             outcome = self.drain() => Some(outcome),
         };
         // The last one first, so that nobody sees a phase that never was.
-        for token in [&self.inner.done, &self.inner.closing, &self.inner.draining] {
-            token.cancel();
-        }
+        self.inner.done.cancel();
+        self.inner.closing.cancel();
+        self.begin();
         match outcome.unwrap_or(Outcome::Failed) {
             Outcome::Clean if self.inner.failed.load(Relaxed) => Outcome::Failed,
             outcome => outcome,
@@ -276,7 +287,21 @@ mod tests {
     async fn nothing_ends_before_it_is_asked_to() {
         let shutdown = serving();
         assert!(timeout(Duration::from_hours(24), shutdown.run()).await.is_err());
-        assert!(shutdown.is_serving());
+        assert_eq!(shutdown.phase(), Phase::Serving);
+    }
+
+    #[test]
+    fn a_node_is_ready_from_its_start_to_its_drain() {
+        let shutdown = serving();
+        let ready = shutdown.ready();
+        assert!(!*ready.borrow());
+        shutdown.started();
+        assert!(*ready.borrow());
+        shutdown.begin();
+        assert!(!*ready.borrow());
+        // A signal may come before the start is through.
+        shutdown.started();
+        assert!(!*ready.borrow());
     }
 
     #[tokio::test(start_paused = true)]
@@ -284,7 +309,6 @@ mod tests {
         let shutdown = serving();
         let run = running(&shutdown).await;
         shutdown.begin();
-        assert!(!shutdown.is_serving());
         assert_eq!(run.await.unwrap(), (Outcome::Clean, Duration::ZERO));
         assert_eq!(shutdown.phase(), Phase::Done);
     }

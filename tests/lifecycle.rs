@@ -5,6 +5,7 @@ mod binary;
 
 use std::{
     fs,
+    io::{Read, Write},
     net::{TcpListener, TcpStream},
 };
 
@@ -36,6 +37,23 @@ fn both_listeners_take_connections_and_end_with_the_process() {
     proxy.signal("TERM");
     proxy.ended();
     assert!(TcpStream::connect(rtmp).is_err() && TcpStream::connect(system).is_err());
+}
+
+#[test]
+fn the_default_backend_is_registered_and_shown() {
+    let mut proxy = on_free_ports()
+        .env("PROXY_DEFAULT_BACKEND_ENABLED", "on")
+        .env("PROXY_DEFAULT_BACKEND_IP", "localhost")
+        .env("PROXY_DEFAULT_BACKEND_RTMP", "tcp://:1936")
+        .start();
+    let (_, system) = proxy.listening();
+    proxy.event("default backend registered");
+    let mut connection = TcpStream::connect(system).unwrap();
+    let request = "GET /api/v1/proxy/origins HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n";
+    connection.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("default-localhost:1936-"), "{answer}");
 }
 
 #[test]
