@@ -4,9 +4,9 @@
 mod support;
 
 use support::{
-    Nginx, Process, Proxy, ffmpeg, gstreamer,
+    LIMIT, Nginx, Process, Proxy, ffmpeg, gstreamer,
     media::{self, Recording},
-    rtmpdump,
+    rtmpdump, wait_for,
 };
 
 fn plays_everywhere_what_it_publishes(publish: impl Fn(&str) -> Process) {
@@ -54,6 +54,20 @@ fn many_players_share_one_publisher() {
     for player in &mut players {
         player.wait_for_video(20).assert_is_part_of(&sample);
     }
+}
+
+/// nginx-rtmp overruns its buffer if a chunk size shrinks amid what it reads at once: ffmpeg announces
+/// the size that it was told, so it must not be told a large one before the origin's smaller one.
+#[test]
+fn many_publishers_at_once_all_go_on() {
+    let origin = Nginx::start();
+    let proxy = Proxy::start_before(&[&origin], &[]);
+    let mut publishers: Vec<_> = (0..12).map(|n| ffmpeg::publish(&proxy.url(&format!("live/many-{n}")))).collect();
+    wait_for("all publishers have sent a second of video", LIMIT, || {
+        publishers.iter_mut().for_each(Process::assert_running);
+        let sessions = proxy.sessions();
+        sessions.iter().filter(|s| s["bytes_from_client"].as_u64() > Some(60_000)).count() == publishers.len()
+    });
 }
 
 #[test]

@@ -210,7 +210,7 @@ fn configuration(rtmp: SocketAddr, http: SocketAddr, hook: Option<SocketAddr>) -
 daemon off;
 master_process off;
 pid nginx.pid;
-error_log stderr notice;
+error_log stderr info;
 events {{ worker_connections 2048; }}
 rtmp {{
   access_log off;
