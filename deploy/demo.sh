@@ -18,8 +18,11 @@ proxy_api=
 
 cleanup() {
     local status=$? name
-    for name in "${!pids[@]}"; do kill -9 "${pids[$name]}" 2>/dev/null || true; done
-    wait 2>/dev/null || true
+    # The shell would tell of each that it was killed.
+    {
+        for name in "${!pids[@]}"; do kill -9 "${pids[$name]}" || true; done
+        wait || true
+    } 2>/dev/null
     if ((status)); then tail -n 20 "$work"/*.log >&2 || true; fi
     rm -rf "$work"
     if ((status)); then printf '\nThe demo FAILED.\n' >&2; fi
@@ -57,8 +60,7 @@ start() {
 stop() {
     local pid=${pids[$1]}
     unset "pids[$1]"
-    kill -9 "$pid" 2>/dev/null || true
-    wait "$pid" 2>/dev/null || true
+    { kill -9 "$pid" && wait "$pid"; } 2>/dev/null || true
 }
 
 listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
@@ -145,16 +147,16 @@ publish() {
     echo "rtmp://$proxy_rtmp/live/$1 is published, and placed on $(origin_of "$1")"
 }
 
-# play STREAM: two seconds of it, decoded by ffprobe.
+# play STREAM: three seconds of it, decoded by ffprobe.
 play() {
     local url=rtmp://$proxy_rtmp/live/$1 seen video audio
-    seen=$(timeout 20 ffprobe -v error -read_intervals '%+2' -count_frames \
+    seen=$(timeout 20 ffprobe -v error -read_intervals '%+3' -count_frames \
         -show_entries stream=codec_name,width,height,nb_read_frames -of json "$url") || fail "$url does not play"
     jq -r --arg url "$url" '"\($url) played: " + ([.streams[] | .codec_name
         + (if .width then " \(.width)x\(.height)" else "" end) + ", \(.nb_read_frames) frames"] | join("; "))' <<<"$seen"
     video=$(jq '[.streams[] | select(.codec_name == "h264") | .nb_read_frames | tonumber] | add // 0' <<<"$seen")
     audio=$(jq '[.streams[] | select(.codec_name == "aac") | .nb_read_frames | tonumber] | add // 0' <<<"$seen")
-    ((video >= 25 && audio >= 40)) || fail "$url: $video frames of video and $audio of audio are too few"
+    ((video >= 40 && audio >= 80)) || fail "$url: $video frames of video and $audio of audio are too few"
 }
 
 show() {
