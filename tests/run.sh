@@ -74,7 +74,7 @@ step "toolchain" toolchain
 step "format" cargo fmt --check
 step "scripts" shellcheck --external-sources tests/run.sh deploy/*.sh .ci/run
 step "lints" cargo clippy --locked --all-targets -- -D warnings
-step "documentation" env RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items
+step "documentation" env RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps
 step "dependencies" deny
 step "tests" tests
 step "documentation tests" cargo test --locked --doc
