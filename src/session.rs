@@ -113,6 +113,18 @@ impl Sessions {
         (live.values().skip(page.start).take(page.count).cloned().collect(), live.len())
     }
 
+    /// Bytes that the sessions of `origin` have received from it so far. It grows while the origin
+    /// lives, whatever a new connection to it meets.
+    pub fn bytes_from(&self, origin: &OriginId) -> u64 {
+        let live: Vec<_> = lock(&self.inner.live).values().cloned().collect();
+        live.iter().filter(|s| s.origin().as_ref() == Some(origin)).map(|s| s.bytes().1).sum()
+    }
+
+    /// Whether any session but `except` uses `stream`.
+    pub fn others_use(&self, stream: &StreamKey, except: u64) -> bool {
+        lock(&self.inner.live).values().any(|s| s.id != except && s.role().is_some_and(|(_, key)| key == stream))
+    }
+
     /// How many sessions there are.
     pub fn len(&self) -> usize {
         lock(&self.inner.live).len()

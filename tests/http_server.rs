@@ -197,6 +197,33 @@ async fn a_client_that_reads_gets_all_of_a_large_answer() {
 }
 
 #[tokio::test]
+async fn a_client_that_reads_slowly_but_steadily_keeps_its_connection() {
+    let server = Server::start(Limits { send_timeout: SHORT, ..WIDE }).await;
+    let mut client = server.client().await;
+    let started = Instant::now();
+    client.send("GET /big HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    assert_eq!(client.head().await.unwrap().status, 200);
+    let mut received = 0;
+    while received < BIG {
+        received += client.some(BIG / 32).await;
+        tokio::time::sleep(SHORT / 10).await;
+    }
+    assert!(started.elapsed() > SHORT * 2, "too fast to tell: {:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_body_may_take_longer_than_a_header() {
+    let server = Server::start(Limits { header_timeout: SHORT, ..WIDE }).await;
+    let mut client = server.client().await;
+    client.send("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\n").await;
+    for _ in 0..10 {
+        tokio::time::sleep(SHORT / 5).await;
+        client.send("x").await;
+    }
+    assert_eq!(client.answer().await.body, b"xxxxxxxxxx");
+}
+
+#[tokio::test]
 async fn connections_beyond_the_limit_are_told_so_and_closed() {
     let server = Server::start(Limits { max_connections: 2, ..WIDE }).await;
     let mut first = server.client().await;

@@ -149,6 +149,45 @@ async fn an_origin_that_freezes_behind_the_handshake_counts_as_dead() {
 }
 
 #[tokio::test]
+async fn an_origin_that_is_too_slow_for_one_more_connection_keeps_the_streams_that_it_serves() {
+    let node = Node::with(|_, upstream| upstream.answer_timeout = SHORT).await;
+    let slow = listen().await;
+    node.register("slow", slow.local_addr().unwrap(), "").await;
+    let serving = tokio::spawn(async move {
+        let player = Peer::accept_started(&slow, 1).await;
+        (slow, player)
+    });
+    let mut player = Peer::ask(node.address, "play", "s").await;
+    player.expect_status().await;
+    // From here on it serves the player, and leaves new connections in its backlog.
+    let (_slow, mut origin) = within(serving).await.unwrap();
+    let media = tokio::spawn(async move {
+        for n in 0.. {
+            let mut bytes = Vec::new();
+            video(n, 1).encode_message(b"frame", 128, &mut bytes);
+            if origin.stream.write_all(&bytes).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let other = listen().await;
+    node.register("other", other.local_addr().unwrap(), "").await;
+
+    let mut second = Peer::ask(node.address, "play", "s").await;
+    assert_eq!(second.expect_status().await.1, "NetStream.Play.StreamNotFound");
+    assert_eq!(state(&node, "slow").await, OriginState::Live);
+    player.next_of(kind::VIDEO).await;
+    // A stream that nobody is on goes where there is an answer, wherever it was placed first.
+    let fresh = tokio::spawn(async move { Peer::accept_started(&other, 1).await });
+    let mut client = Peer::ask(node.address, "play", "fresh").await;
+    assert_eq!(client.expect_status().await.1, "NetStream.Play.Start");
+    within(fresh).await.unwrap();
+    drop(player);
+    within(media).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_suspect_origin_that_answers_again_is_used_again() {
     let (node, listener) = node_and_origin().await;
     let id = OriginId::from("origin-service-1");

@@ -4,123 +4,27 @@
 
 #[path = "support/raw_http.rs"]
 mod raw_http;
+#[path = "support/system.rs"]
+mod system;
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use serde_json::{Value, json};
+use serde_json::json;
 use srs_proxy::{
     balancer::{
-        Balancer, BalancerError, Intent, Lease, OriginStatus, Page, PlaceRequest, Placement, PlacementStatus,
-        Reachability, memory::MemoryBalancer,
+        Balancer, BalancerError, Intent, OriginStatus, Page, PlaceRequest, Placement, PlacementStatus, Reachability,
     },
-    config::{self, BalancerType, Policy, Secret},
-    origin::{Origin, OriginId, Protocol},
-    server::{
-        http::{Limits, serve},
-        system::{SystemState, router},
-    },
-    session::Sessions,
-    stream::{StreamKey, Vhosts},
+    config,
+    origin::{Origin, OriginId},
+    stream::StreamKey,
 };
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 
-use raw_http::{Answer, Client};
+use system::{HEARTBEAT, MINIMAL, REGISTER, Server, memory, settings};
 
-const REGISTER: &str = "/api/v1/srs/register";
-const HEARTBEAT: &str = include_str!("fixtures/srs/heartbeat.json");
-const MINIMAL: &str = r#"{"ip":"10.0.0.1","server":"a","service":"b","pid":"1","rtmp":["1935"]}"#;
 const MIB: usize = 1024 * 1024;
 const SHORT: Duration = Duration::from_millis(300);
-
-struct Server {
-    address: SocketAddr,
-    balancer: Arc<dyn Balancer>,
-    sessions: Sessions,
-    ready: watch::Sender<bool>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-fn memory(max_origins: usize) -> Arc<dyn Balancer> {
-    Arc::new(MemoryBalancer::new(&config::Balancer {
-        kind: BalancerType::Memory,
-        policy: Policy::PowerOfTwo,
-        origin_ttl: Duration::from_mins(5),
-        placement_hold: Duration::from_mins(1),
-        max_origins,
-        max_streams: 10_000,
-    }))
-}
-
-fn settings(timeout: Duration) -> config::System {
-    let listen = config::Listen { host: Some("127.0.0.1".into()), port: 0 };
-    config::System { listen, token: None, timeout, max_connections: 100 }
-}
-
-impl Server {
-    async fn start() -> Self {
-        Self::with(memory(100), None, settings(Duration::from_secs(30))).await
-    }
-
-    async fn with_token(token: &str) -> Self {
-        Self::with(memory(100), Some(Secret::new(token)), settings(Duration::from_secs(30))).await
-    }
-
-    async fn with(balancer: Arc<dyn Balancer>, token: Option<Secret>, settings: config::System) -> Self {
-        let sessions = Sessions::default();
-        let (ready, is_ready) = watch::channel(true);
-        let state = SystemState {
-            balancer: Arc::clone(&balancer),
-            sessions: sessions.clone(),
-            token,
-            ready: is_ready,
-            started: Instant::now(),
-        };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let limits = Limits::from(&settings);
-        let task = tokio::spawn(serve(listener, router(state), limits, CancellationToken::new()));
-        Self { address, balancer, sessions, ready, task }
-    }
-
-    async fn client(&self) -> Client {
-        Client::connect(self.address).await
-    }
-
-    async fn get(&self, path: &str) -> Answer {
-        self.client().await.get(path).await
-    }
-
-    async fn register(&self, body: impl AsRef<[u8]>) -> Answer {
-        self.client().await.post(REGISTER, "", body).await
-    }
-
-    async fn origins(&self) -> Value {
-        self.get("/api/v1/proxy/origins").await.json()
-    }
-}
-
-fn stream(name: &str) -> StreamKey {
-    StreamKey::from_rtmp("rtmp://a.com/live", "live", name, &Vhosts::any()).unwrap()
-}
-
-async fn place(server: &Server, name: &str) -> Placement {
-    let stream = stream(name);
-    let request = PlaceRequest { stream: &stream, protocol: Protocol::Rtmp, intent: Intent::Publish, avoid: &[] };
-    server.balancer.place(request).await.unwrap()
-}
 
 #[tokio::test]
 async fn the_heartbeat_of_a_real_srs_registers_it() {
@@ -407,115 +311,6 @@ async fn head_is_answered_like_get_but_without_a_body() {
 }
 
 #[tokio::test]
-async fn streams_are_shown_with_their_origin_and_users() {
-    let server = Server::start().await;
-    server.register(MINIMAL).await;
-    let placement = place(&server, "cam?token=t0psecret").await;
-    let lease = |intent| Lease::new(Arc::clone(&server.balancer), placement.clone(), intent);
-    let _leases = [lease(Intent::Publish), lease(Intent::Play), lease(Intent::Play)];
-    let answer = server.get("/api/v1/proxy/streams").await;
-    let expected = json!({
-        "code": 0, "total": 1, "start": 0, "count": 1,
-        "streams": [{
-            "stream": "a.com/live/cam", "origin": "a-b-1", "epoch": placement.epoch, "publishers": 1, "players": 2,
-        }],
-    });
-    assert_eq!(answer.json(), expected);
-    assert_eq!(server.origins().await["origins"][0]["streams"], 1);
-    server.balancer.report(&OriginId::from("a-b-1"), Reachability::Failed("connection refused".into())).await;
-    let origin = &server.origins().await["origins"][0];
-    assert_eq!((&origin["state"], &origin["suspect_reason"]), (&json!("suspect"), &json!("connection refused")));
-}
-
-#[tokio::test]
-async fn sessions_are_shown_from_their_first_byte_and_without_tokens() {
-    let server = Server::start().await;
-    let handshaking = server.sessions.start(Protocol::Rtmp, "127.0.0.1:5001".parse().unwrap());
-    let publishing = server.sessions.start(Protocol::Rtmp, "[::1]:5002".parse().unwrap());
-    publishing.set_role(Intent::Publish, stream("cam?token=t0psecret"));
-    publishing.set_origin(Some(OriginId::from("a-b-1")));
-    publishing.set_bytes(1000, 50);
-
-    let answer = server.get("/api/v1/proxy/sessions").await;
-    assert!(!String::from_utf8_lossy(&answer.body).contains("t0psecret"));
-    let mut listing = answer.json();
-    for session in listing["sessions"].as_array_mut().unwrap() {
-        assert!(session["age_seconds"].take().is_f64());
-    }
-    let expected = json!({
-        "code": 0, "total": 2, "start": 0, "count": 2,
-        "sessions": [
-            {
-                "id": handshaking.id, "protocol": "rtmp", "peer": "127.0.0.1:5001", "age_seconds": null, "intent": null,
-                "stream": null, "origin": null, "bytes_from_client": 0, "bytes_from_origin": 0,
-            },
-            {
-                "id": publishing.id, "protocol": "rtmp", "peer": "[::1]:5002", "age_seconds": null, "intent": "publish",
-                "stream": "a.com/live/cam", "origin": "a-b-1", "bytes_from_client": 1000, "bytes_from_origin": 50,
-            },
-        ],
-    });
-    assert_eq!(listing, expected);
-    drop(handshaking);
-    assert_eq!(server.get("/api/v1/proxy/sessions").await.json()["total"], 1);
-}
-
-#[tokio::test]
-async fn long_lists_come_in_pages_that_make_up_the_whole() {
-    let server = Server::start().await;
-    server.register(MINIMAL).await;
-    for i in 0..1234 {
-        place(&server, &format!("s{i:04}")).await;
-    }
-    let page = async |query: &str| server.get(&format!("/api/v1/proxy/streams{query}")).await.json();
-    let names = |page: &Value| -> Vec<String> {
-        page["streams"].as_array().unwrap().iter().map(|s| s["stream"].as_str().unwrap().to_owned()).collect()
-    };
-    let first = page("").await;
-    assert_eq!((&first["total"], &first["start"], &first["count"]), (&json!(1234), &json!(0), &json!(100)));
-    assert_eq!(names(&first), names(&page("?start=0&count=100").await));
-
-    let mut all = Vec::new();
-    for start in [0, 1000] {
-        all.extend(names(&page(&format!("?count=1000&start={start}")).await));
-    }
-    let expected: Vec<_> = (0..1234).map(|i| format!("a.com/live/s{i:04}")).collect();
-    assert!(all == expected);
-    for (query, count) in [("?start=1234", 0), ("?start=18446744073709551615", 0), ("?count=0", 0), ("?start=1230", 4)]
-    {
-        let page = page(query).await;
-        assert_eq!(
-            (names(&page).len(), &page["count"], &page["total"]),
-            (count, &json!(count), &json!(1234)),
-            "{query}"
-        );
-    }
-    assert_eq!(page("?other=x&count=1").await["count"], 1, "unknown parameters are ignored");
-}
-
-#[tokio::test]
-async fn a_bad_page_is_an_error_that_names_the_parameter() {
-    let server = Server::start().await;
-    for view in ["origins", "streams", "sessions"] {
-        for (query, parameter) in [
-            ("start=x", "start"),
-            ("start=-1", "start"),
-            ("start=+1", "start"),
-            ("start=", "start"),
-            ("start=1.5", "start"),
-            ("start=99999999999999999999", "start"),
-            ("count=x", "count"),
-            ("count=1001", "count"),
-            ("start=1&count=%00", "count"),
-        ] {
-            let answer = server.get(&format!("/api/v1/proxy/{view}?{query}")).await;
-            assert_eq!(answer.status, 400, "{query}");
-            assert!(answer.error().contains(&format!("{parameter:?}")), "{query}: {}", answer.error());
-        }
-    }
-}
-
-#[tokio::test]
 async fn slow_senders_are_cut_off_after_the_configured_time() {
     let server = Server::with(memory(100), None, settings(SHORT)).await;
     let started = std::time::Instant::now();
@@ -542,80 +337,4 @@ async fn the_configured_number_of_connections_is_the_limit() {
     assert_eq!(client.get("/healthz").await.status, 200);
     assert_eq!(server.client().await.answer().await.status, 503);
     assert_eq!(client.get("/healthz").await.status, 200);
-}
-
-/// Collects log lines.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    /// Takes the log of this thread, on which everything runs that such a test starts.
-    fn start() -> (Self, tracing::subscriber::DefaultGuard) {
-        let log = Self::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::INFO)
-            .with_ansi(false)
-            .with_writer(move || writer.clone())
-            .finish();
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    /// The lines that hold `text`.
-    fn lines(&self, text: &str) -> Vec<String> {
-        let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
-    }
-}
-
-#[tokio::test]
-async fn a_refusal_is_logged_once_however_often_it_is_repeated() {
-    let (log, _guard) = Log::start();
-    let server = Server::with_token("s3cret").await;
-    for _ in 0..20 {
-        let token = "Authorization: Bearer s3cret\r\n";
-        server.client().await.post(REGISTER, token, MINIMAL.replace("1935", "notaport")).await;
-        server.client().await.post(REGISTER, token, "{").await;
-        server.client().await.post(REGISTER, "Authorization: Bearer gu3ss\r\n", MINIMAL).await;
-    }
-    let refused = log.lines("registration refused");
-    assert_eq!(refused.len(), 3, "{refused:#?}");
-    assert!(refused.iter().all(|line| line.contains("WARN") && line.contains("peer=127.0.0.1")), "{refused:#?}");
-    assert!(refused[0].contains("rtmp") && refused[0].contains("status=400"), "{refused:#?}");
-    assert!(refused[2].contains("status=401"), "{refused:#?}");
-    assert!(log.lines("s3cret").is_empty() && log.lines("gu3ss").is_empty());
-}
-
-#[tokio::test]
-async fn a_change_of_an_origin_is_logged_once_and_its_heartbeats_are_not() {
-    let (log, _guard) = Log::start();
-    let server = Server::start().await;
-    let id = OriginId::from("vid-548182a-w4cc4303-8789");
-    let expect = |text: &str, count: usize| assert_eq!(log.lines(text).len(), count, "{text}");
-    for round in 1..=3 {
-        for _ in 0..5 {
-            assert_eq!(server.register(HEARTBEAT).await.status, 200);
-        }
-        expect("origin registered", 1);
-        expect("device=origin1", 1);
-        expect("origin is no longer suspect", round - 1);
-        for _ in 0..5 {
-            server.balancer.report(&id, Reachability::Failed("connection refused".into())).await;
-        }
-        expect("origin is suspect", round);
-    }
-    server.register(HEARTBEAT.replace("8789", "8790")).await;
-    expect("origin restarted", 1);
-    expect("vid-548182a-w4cc4303-8790", 1);
 }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    balancer::Balancer,
+    balancer::{Balancer, DEFAULT_BACKEND_PREFIX},
     config::DefaultBackend,
     origin::{Origin, Protocol},
 };
@@ -35,7 +35,7 @@ pub fn origin(backend: &DefaultBackend, run: &str) -> Origin {
         cpu: None,
     };
     let (host, port) = origin.address(Protocol::Rtmp).unwrap_or((&backend.ip, backend.rtmp.port()));
-    origin.server_id = format!("default-{host}:{port}");
+    origin.server_id = format!("{DEFAULT_BACKEND_PREFIX}{host}:{port}");
     origin
 }
 

@@ -106,6 +106,12 @@ impl Client {
         (read.unwrap_or(0) > 0).then(|| line.trim_end().to_owned())
     }
 
+    /// Reads exactly `count` bytes of a body and throws them away.
+    pub async fn some(&mut self, count: usize) -> usize {
+        let mut bytes = vec![0; count];
+        timeout(LIMIT, self.0.read_exact(&mut bytes)).await.unwrap().unwrap()
+    }
+
     /// Waits until the server closes, and gives what it sent until then.
     pub async fn until_closed(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();

@@ -62,6 +62,11 @@ impl Table {
         self.by_origin.get(origin).copied().unwrap_or(0)
     }
 
+    /// How many placements there are, those whose time is over included.
+    pub fn len(&self) -> usize {
+        self.streams.len()
+    }
+
     /// The placements, ordered by stream.
     pub fn iter(&self) -> impl Iterator<Item = (&StreamKey, &Record)> {
         self.streams.iter()

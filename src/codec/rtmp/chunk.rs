@@ -1,7 +1,8 @@
 //! The chunk stream (section 5.3), walked but not taken apart.
 //!
 //! A [`Scanner`] follows the bytes of one direction of a connection. It knows where every chunk and
-//! message begins, and leaves the payload where it is. What must change is noted as [`Edits`]:
+//! message begins, and leaves the payload where it is. What must change is noted as
+//! [`Edits`](super::edits::Edits):
 //!
 //! - messages that an [`Inspect`] wants dropped;
 //! - the header of a message that the receiver could not understand, because it is compressed

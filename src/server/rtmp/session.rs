@@ -28,6 +28,9 @@ use crate::{
 /// How long a client may take to read why its session ends.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// How long an origin that did not answer is watched for a sign of life in its other sessions.
+const PROOF_OF_LIFE: Duration = Duration::from_millis(300);
+
 const SHUTTING_DOWN: &str = "this node is shutting down: connect again";
 
 /// Serves a connection.
@@ -168,6 +171,15 @@ async fn place_and_open<'a>(
                 context.balancer.report(&id, Reachability::Reached).await;
                 return Ok((leg, lease));
             }
+            Err(error) if error.kind() == Kind::Timeout && is_talking(&id, context).await => {
+                // Too busy for one more connection, but not dead: whoever is on it stays on it.
+                span.in_scope(|| warn!(origin = %id, %error, "the origin is slow, but its sessions go on"));
+                if context.sessions.others_use(&prologue.stream, session.id) {
+                    return Err(error);
+                }
+                avoid.push(id);
+                last = Some(error);
+            }
             Err(error) if error.is_retryable() => {
                 span.in_scope(|| warn!(origin = %id, %error, "the origin fails; trying another"));
                 context.balancer.report(&id, Reachability::Failed(error.message().to_owned())).await;
@@ -181,6 +193,13 @@ async fn place_and_open<'a>(
         }
     }
     Err(last.unwrap_or_else(|| Error::internal(Kind::Unavailable, "no origin was tried")))
+}
+
+/// Whether an origin that did not answer a new connection still serves the old ones.
+async fn is_talking(origin: &OriginId, context: &Context) -> bool {
+    let before = context.sessions.bytes_from(origin);
+    tokio::time::sleep(PROOF_OF_LIFE).await;
+    context.sessions.bytes_from(origin) > before
 }
 
 fn unplaced(error: &BalancerError) -> Error {

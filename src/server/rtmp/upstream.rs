@@ -81,13 +81,12 @@ pub async fn open<'a>(origin: &Origin, client: Client<'a>, real_ip: RealIp, sett
     let mut rest = Vec::new();
     let from_client = duplex.repeat(&prologue.raw[prologue.requests_end..], &mut rest)?;
     duplex.join(joined, answers.left);
-    let sending = async {
-        stream.write_all(&rest).await.map_err(|e| {
-            // Publish or play may have arrived: another origin must not be asked as well.
-            Error::origin(Kind::Refused, format!("sending {}: {e}", prologue.intent.as_str()))
-        })
-    };
-    within(answer, prologue.intent.as_str(), sending).await?;
+    // From here on publish or play may have arrived, and no other origin must be asked as well.
+    let failed = |why: String| Error::origin(Kind::Refused, format!("sending {}: {why}", prologue.intent.as_str()));
+    match timeout(answer, stream.write_all(&rest)).await {
+        Ok(sent) => sent.map_err(|e| failed(e.to_string()))?,
+        Err(_) => return Err(failed(format!("took no bytes for {answer:?}"))),
+    }
 
     let mut to_client = Vec::new();
     let chunk_size = duplex.origin_scanner().chunk_size();
