@@ -24,7 +24,7 @@ use crate::{
     config::{RealIp, Upstream},
     error::{Error, Kind, Result, Side, Status},
     origin::{Origin, Protocol},
-    relay::tcp::Opening,
+    relay::tcp::{Opening, acknowledge_at_once},
     session::Session,
     stream::Vhosts,
 };
@@ -87,6 +87,7 @@ pub async fn open<'a>(origin: &Origin, client: Client<'a>, real_ip: RealIp, sett
         Ok(sent) => sent.map_err(|e| failed(e.to_string()))?,
         Err(_) => return Err(failed(format!("took no bytes for {answer:?}"))),
     }
+    acknowledge_at_once(&stream);
 
     let mut to_client = Vec::new();
     let chunk_size = duplex.origin_scanner().chunk_size();
@@ -145,6 +146,7 @@ async fn shake_hands(stream: &mut TcpStream, prefix: Option<&[u8; 7]>, out: &mut
     out.extend(prefix.into_iter().flatten());
     out.extend_from_slice(&hello[..]);
     stream.write_all(out).await.map_err(failed)?;
+    acknowledge_at_once(stream);
 
     let mut answer = Box::new([0; handshake::S0S1S2]);
     stream.read_exact(&mut answer[..]).await.map_err(failed)?;
@@ -204,6 +206,7 @@ impl<'a> Answers<'a> {
         let mut bytes = Vec::with_capacity(4096);
         let mut edits = Edits::default();
         loop {
+            acknowledge_at_once(stream);
             let read = stream.read_buf(&mut bytes).await.map_err(|e| Error::io(Side::Origin, "reading answers", e))?;
             if read == 0 {
                 return Err(Error::origin(Kind::Closed, "closed the connection before it answered connect"));

@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Sets up a Debian machine that has Rust, then checks and tests everything, as CI does.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=deploy/packages.sh
+source deploy/packages.sh
+
+summary=()
+
+summarize() {
+    printf '\n%s\n' "seconds  step"
+    printf '%s\n' "${summary[@]}"
+}
+trap summarize EXIT
+
+# Runs one step; the first that fails ends the run. Inside a step `set -e` has no effect.
+step() {
+    local name=$1 start=$SECONDS status=0
+    shift
+    printf '\n=== %s\n' "$name"
+    "$@" || status=$?
+    summary+=("$(printf '%7d  %s' $((SECONDS - start)) "$name")")
+    if ((status)); then
+        summary+=("         FAILED: $name")
+        exit 1
+    fi
+}
+
+packages() {
+    install_packages gcc libc6-dev shellcheck nginx libnginx-mod-rtmp ffmpeg rtmpdump \
+        gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
+}
+
+toolchain() {
+    local component
+    for component in fmt clippy; do
+        cargo "$component" --version || rustup component add "${component/#fmt/rustfmt}" || return
+    done
+}
+
+# The tool is not in Debian. Without it the run goes on, because building it takes minutes and can
+# fail for reasons that are not ours.
+deny() {
+    if ! cargo deny --version; then
+        echo "installing cargo-deny"
+        if ! timeout 600 cargo install --debug --locked --quiet cargo-deny; then
+            skip "dependencies are not checked: cargo-deny cannot be installed"
+            return 0
+        fi
+    fi
+    cargo deny --all-features check --hide-inclusion-graph licenses bans sources || return
+    if GIT_TERMINAL_PROMPT=0 timeout 120 cargo deny fetch db; then
+        cargo deny --all-features check --hide-inclusion-graph advisories
+    else
+        skip "advisories are not checked: their database cannot be fetched"
+    fi
+}
+
+skip() {
+    echo "SKIPPED: $1"
+    summary+=("         skipped: $1")
+}
+
+tests() {
+    if cargo nextest --version >/dev/null 2>&1; then
+        cargo nextest run --locked
+    else
+        cargo test --locked --lib --bins --tests
+    fi
+}
+
+step "packages" packages
+step "toolchain" toolchain
+step "format" cargo fmt --check
+step "scripts" shellcheck --external-sources tests/run.sh deploy/*.sh .ci/run
+step "lints" cargo clippy --locked --all-targets -- -D warnings
+step "documentation" env RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps
+step "dependencies" deny
+step "tests" tests
+step "documentation tests" cargo test --locked --doc
