@@ -22,7 +22,12 @@ pub fn versions(options: &Options) -> String {
     );
     let haproxy = first_line(Path::new("haproxy"), "-v");
     let haproxy = haproxy.split(" - ").next().unwrap_or_default();
-    format!("srs-proxy {}, {haproxy}, {origin}", env!("CARGO_PKG_VERSION"))
+    let proxy = if options.proxy == Path::new(env!("CARGO_BIN_EXE_srs-proxy")) {
+        format!("srs-proxy {}", env!("CARGO_PKG_VERSION"))
+    } else {
+        format!("the proxy in {}", options.proxy.display())
+    };
+    format!("{proxy}, {haproxy}, {origin}")
 }
 
 /// What a program says of its version, on either output.

@@ -6,7 +6,14 @@
 //! ```
 //!
 //! Everything runs on loopback, on free ports. The load is made in this process, whose own CPU time
-//! does not count; that of the relaying process does.
+//! does not count; that of the relaying process does. On a machine that does other things as well,
+//! trust the ratios, which are taken within a round, and only over several rounds.
+//!
+//! nginx with its RTMP module and HAProxy must be installed (Debian: `libnginx-mod-rtmp`,
+//! `haproxy`). How much an origin writes at once decides what a relay costs: nginx writes each
+//! message alone, so each costs a read and a write; SRS puts some hundred milliseconds together.
+//! Give an SRS with `--origin` to see the other case; for "latency" it needs `min_latency on` and
+//! `tcp_nodelay on`.
 
 mod bare;
 mod client;
