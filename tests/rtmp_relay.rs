@@ -234,6 +234,41 @@ async fn headers_that_an_origin_compresses_across_the_hand_over_are_understood()
 }
 
 #[tokio::test]
+async fn enhanced_rtmp_reaches_the_other_side_with_its_capabilities_and_its_bytes() {
+    let (node, listener) = node_and_origin().await;
+    let origin = tokio::spawn(async move {
+        let mut origin = Peer::accept(&listener).await;
+        let (_, connect) = origin.expect("connect").await;
+        origin.command(0, "_result", 1.0, [Value::Null, Value::Null]).await;
+        origin.expect("createStream").await;
+        origin.command(0, "_result", 2.0, [Value::Null, Value::Number(1.0)]).await;
+        origin.expect("publish").await;
+        origin.status(1, "status", "NetStream.Publish.Start").await;
+        (origin, connect)
+    });
+    // Enhanced RTMP v1 and v2: fourCcList as an array, capsEx, and a map per kind of media.
+    let capabilities = Value::object([
+        ("tcUrl", Value::string("rtmp://x/live?token=abc")),
+        ("fourCcList", Value::StrictArray(["av01", "vp09", "hvc1"].map(Value::string).to_vec())),
+        ("videoFourCcInfoMap", Value::object([("hvc1", Value::Number(7.0))])),
+        ("capsEx", Value::Number(15.0)),
+    ]);
+    let mut client = Peer::connect(node.address).await;
+    client.command(0, "connect", 1.0, [capabilities.clone()]).await;
+    client.command(0, "createStream", 2.0, [Value::Null]).await;
+    client.command(1, "publish", 3.0, [Value::Null, Value::string("s")]).await;
+    client.expect_status().await;
+    let (mut origin, connect) = within(origin).await.unwrap();
+    assert_eq!(connect.values, [capabilities]);
+    // SequenceStart, CodedFrames, CodedFramesX, Metadata, and a packet type of a later version.
+    for (n, packet_type) in [0u8, 1, 3, 4, 15].into_iter().enumerate() {
+        let payload = [&[0x90 | packet_type][..], b"hvc1", &[n as u8; 300]].concat();
+        client.send(video(n as u32, 1), &payload).await;
+        assert_eq!(origin.next_of(kind::VIDEO).await.1, payload);
+    }
+}
+
+#[tokio::test]
 async fn chunk_sizes_of_both_sides_may_differ_and_change() {
     let (node, listener) = node_and_origin().await;
     let origin = tokio::spawn(async move { Peer::accept_started(&listener, 1).await });

@@ -20,9 +20,11 @@ use crate::{
 
 /// The most bytes that a client may send before it publishes or plays.
 pub const MAX_PROLOGUE: usize = 64 * 1024;
-/// The chunk size that clients are told, as SRS tells them. Some cannot parse an answer to connect
-/// that is cut into chunks of 128 bytes.
-pub const CHUNK_SIZE: u32 = 60_000;
+/// The chunk size that clients are told at first, in bytes. Some cannot parse an answer to connect
+/// that is cut into chunks of 128, so it must be raised; but ffmpeg writes in the size that it was
+/// told last, and nginx-rtmp (1.2) overruns its buffer if that shrinks amid what it reads, so it must
+/// not exceed nginx-rtmp's own default, which the client is told when the origin is known.
+pub const CHUNK_SIZE: u32 = 4096;
 /// The window and bandwidth that clients are told, as SRS tells them, in bytes.
 const WINDOW: u32 = 2_500_000;
 
