@@ -2,7 +2,7 @@
 
 pub mod default_backend;
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
@@ -15,7 +15,7 @@ use crate::{
     balancer::{Balancer, memory::MemoryBalancer},
     config::{self, BalancerType, Config, keys},
     net::{self, ListenError},
-    relay::buffer::Pool,
+    relay::{buffer::Pool, workers::Workers},
     server::{
         http, rtmp,
         system::{self, SystemState},
@@ -33,6 +33,9 @@ pub enum StartError {
     /// A listener could not be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The threads that move bytes could not be started.
+    #[error("cannot start the threads that move bytes: {0}")]
+    Workers(io::Error),
     /// A listener was opened, but has no address.
     #[error("the address of a listener: {0}")]
     Address(io::Error),
@@ -43,6 +46,7 @@ pub struct App {
     config: Config,
     balancer: Arc<dyn Balancer>,
     sessions: Sessions,
+    workers: Workers,
     rtmp: TcpListener,
     rtmp_addr: SocketAddr,
     system: TcpListener,
@@ -57,6 +61,7 @@ impl App {
         Ok(Self {
             balancer: balancer(&config.balancer),
             sessions: Sessions::default(),
+            workers: Workers::start(config.worker_threads.map(NonZeroUsize::get)).map_err(StartError::Workers)?,
             rtmp_addr: rtmp.local_addr().map_err(StartError::Address)?,
             system_addr: system.local_addr().map_err(StartError::Address)?,
             rtmp,
@@ -108,7 +113,7 @@ impl App {
 
     fn serve(self, shutdown: &Shutdown) -> Servers {
         let mut servers = Servers::new();
-        let Self { config, balancer, sessions, rtmp, system, .. } = self;
+        let Self { config, balancer, sessions, workers, rtmp, system, .. } = self;
         if let Some(backend) = &config.default_backend {
             let origin = default_backend::origin(backend, &run_id());
             let (balancer, ttl) = (Arc::clone(&balancer), config.balancer.origin_ttl);
@@ -132,6 +137,7 @@ impl App {
             vhosts: config.vhosts,
             rtmp: config.rtmp,
             upstream: config.upstream,
+            workers,
             pool: Pool::default(),
             closing: shutdown.closing().clone(),
         });

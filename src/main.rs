@@ -58,11 +58,8 @@ fn refuse(error: &dyn Display) -> ExitCode {
 }
 
 fn run(config: Config) -> Result<Outcome, Box<dyn std::error::Error>> {
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = config.worker_threads {
-        runtime.worker_threads(threads.get());
-    }
-    let runtime = runtime.enable_all().build()?;
+    // Sessions have threads of their own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let shutdown = Shutdown::new(config.drain.clone());
         tokio::spawn(Signals::register()?.govern(shutdown.clone()));

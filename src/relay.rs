@@ -3,3 +3,4 @@
 
 pub mod buffer;
 pub mod tcp;
+pub mod workers;

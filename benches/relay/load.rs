@@ -112,7 +112,7 @@ impl Clients {
         let start = Instant::now();
         let (cpu, before) = (process.cpu()?, self.count());
         self.run_for(window).await?;
-        let (cpu, after) = (process.cpu()? - cpu, self.count());
+        let (cpu, after) = (process.cpu()?.saturating_sub(cpu), self.count());
         let expected = rate * start.elapsed().as_secs_f64();
 
         let moved: Vec<u64> = after.into_iter().zip(before).map(|(after, before)| after - before).collect();

@@ -26,7 +26,7 @@ use crate::{
     balancer::{Balancer, Intent},
     config,
     error::Kind,
-    relay::buffer::Pool,
+    relay::{buffer::Pool, workers::Workers},
     session::Sessions,
     stream::Vhosts,
 };
@@ -46,13 +46,16 @@ pub struct Context {
     pub rtmp: config::Rtmp,
     /// Settings of connections to origins.
     pub upstream: config::Upstream,
+    /// Where sessions run.
+    pub workers: Workers,
     /// Where relays borrow their buffers.
     pub pool: Pool,
     /// Cancelled when the sessions that are left are to end.
     pub closing: CancellationToken,
 }
 
-/// Accepts connections until `stop` is cancelled. Sessions are spawned on `tracker` and outlive this.
+/// Accepts connections until `stop` is cancelled. Sessions run on the context's workers, are known to
+/// `tracker` and outlive this.
 pub async fn serve(listener: TcpListener, context: Arc<Context>, stop: CancellationToken, tracker: TaskTracker) {
     let admission = admission::Admission::new(&context.rtmp);
     loop {
@@ -73,11 +76,18 @@ pub async fn serve(listener: TcpListener, context: Arc<Context>, stop: Cancellat
             }
         };
         let Some(permit) = admission.admit(peer.ip()) else { continue };
-        let context = Arc::clone(&context);
-        tracker.spawn(async move {
-            session::run(stream, peer, &context).await;
-            drop(permit);
+        // A connection belongs to the runtime that it was made in; this one moves to a worker's.
+        let Ok(stream) = stream.into_std() else { continue };
+        let session = tracker.track_future({
+            let context = Arc::clone(&context);
+            async move {
+                if let Ok(stream) = TcpStream::from_std(stream) {
+                    session::run(stream, peer, &context).await;
+                }
+                drop(permit);
+            }
         });
+        context.workers.spawn(session);
     }
 }
 

@@ -20,7 +20,7 @@ use srs_proxy::{
     },
     config::{self, BalancerType, Listen, Policy, RealIp},
     origin::{Endpoint, Origin},
-    relay::buffer::Pool,
+    relay::{buffer::Pool, workers::Workers},
     server::rtmp,
     session::Sessions,
     stream::Vhosts,
@@ -91,6 +91,7 @@ impl Node {
             vhosts: Vhosts::any(),
             rtmp,
             upstream,
+            workers: Workers::here(),
             pool: Pool::default(),
             closing: closing.clone(),
         });
