@@ -93,6 +93,6 @@ step "scripts" shellcheck --external-sources tests/run.sh deploy/*.sh .ci/run
 step "lints" cargo clippy --locked --all-targets -- -D warnings
 step "documentation" env RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps
 step "dependencies" deny
+step "documentation tests" cargo test --locked --doc
 step "tests" tests
 step "tests of HEVC" hevc
-step "documentation tests" cargo test --locked --doc
