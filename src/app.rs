@@ -24,6 +24,8 @@ use crate::{
     shutdown::{Outcome, Phase, Shutdown},
 };
 
+/// How long clients wait for the first heartbeat of the default backend to be taken.
+const FIRST_HEARTBEAT: Duration = Duration::from_secs(2);
 /// How long servers may take for their last answers once all sessions have ended.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
@@ -85,7 +87,7 @@ impl App {
         let sessions = self.sessions.clone();
         let (rtmp_addr, system_addr) = (self.rtmp_addr, self.system_addr);
         let kind = self.config.balancer.kind;
-        let mut servers = self.serve(&shutdown);
+        let mut servers = self.serve(&shutdown).await;
         shutdown.started();
         info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -111,11 +113,13 @@ impl App {
         outcome
     }
 
-    fn serve(self, shutdown: &Shutdown) -> Servers {
+    async fn serve(self, shutdown: &Shutdown) -> Servers {
         let mut servers = Servers::new();
         let Self { config, balancer, sessions, workers, rtmp, system, .. } = self;
         if let Some(backend) = &config.default_backend {
             let origin = default_backend::origin(backend, &run_id());
+            // Before the first client, who would be told that there is no origin.
+            let _ = timeout(FIRST_HEARTBEAT, balancer.register(origin.clone())).await;
             let (balancer, ttl) = (Arc::clone(&balancer), config.balancer.origin_ttl);
             let heartbeats = default_backend::keep_registered(balancer, origin, ttl, shutdown.closing().clone());
             servers.spawn(named("default backend", heartbeats));
@@ -249,17 +253,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_default_backend_is_registered_by_the_app() {
+    async fn the_default_backend_is_registered_before_anybody_is_answered() {
         let app = app(&[("PROXY_DEFAULT_BACKEND_ENABLED", "on")]).await;
-        let balancer = Arc::clone(&app.balancer);
+        let (balancer, address) = (Arc::clone(&app.balancer), app.system_addr());
         let shutdown = Shutdown::new(app.config.drain.clone());
         let run = tokio::spawn(app.run(shutdown.clone()));
-        let registered = async {
-            while balancer.origins().await.unwrap().is_empty() {
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(Duration::from_secs(5), registered).await.unwrap();
+        timeout(Duration::from_secs(5), get(address, "/healthz")).await.unwrap();
+        assert_eq!(balancer.origins().await.unwrap().len(), 1);
         shutdown.begin();
         assert_eq!(run.await.unwrap(), Outcome::Clean);
     }

@@ -5,8 +5,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// The size of a buffer in bytes: what one read takes at the most.
-pub const BUFFER_SIZE: usize = 64 * 1024;
+/// The size of a buffer in bytes: what one read takes at the most. SRS sends players what has come in
+/// 350 ms at once, some 113 KB of a 2.6 Mbit/s stream; half of the system calls are saved if one read
+/// takes it all.
+pub const BUFFER_SIZE: usize = 128 * 1024;
 /// How many unused buffers are kept for the next reader. More are in use only while receivers are
 /// slower than senders, two for each connection at the most.
 const MAX_SPARE: usize = 32;
