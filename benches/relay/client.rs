@@ -284,15 +284,15 @@ impl Publisher {
         }
     }
 
-    /// Sends `media` in real time, and adds what is sent to `bytes`. Ends only with an error.
-    pub async fn run(self, media: &Media, bytes: &AtomicU64) -> Result<()> {
+    /// Sends `media` in real time from `start` on, and adds what is sent to `bytes`. Ends only with an
+    /// error.
+    pub async fn run(self, media: &Media, start: Instant, bytes: &AtomicU64) -> Result<()> {
         let Self { mut client, stream_id } = self;
         let mut out = Vec::new();
         message::set_chunk_size(PUBLISH_CHUNK_SIZE, &mut out);
         for (header, payload) in media.prologue(stream_id) {
             header.encode_message(&payload, PUBLISH_CHUNK_SIZE, &mut out);
         }
-        let start = Instant::now();
         for due in media.frames(stream_id) {
             // Acknowledgements come meanwhile, and must not fill the socket.
             loop {

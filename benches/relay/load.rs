@@ -4,14 +4,14 @@ use std::{
     future::Future,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Barrier, Semaphore, mpsc},
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
@@ -28,6 +28,8 @@ const CONNECTING: usize = 64;
 const RAMP_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long everything runs before it is measured.
 const SETTLE: Duration = Duration::from_secs(1);
+/// The time of a frame.
+const FRAME: Duration = Duration::from_nanos(1_000_000_000 / 30);
 /// The least part of its stream that a client must have moved for a measurement to count.
 const LEAST: f64 = 0.7;
 
@@ -159,14 +161,18 @@ pub async fn publishers(
     rate: f64,
 ) -> Result<Measured> {
     let name: Arc<str> = name.into();
+    let (all, start) = (Arc::new(Barrier::new(count)), Arc::new(OnceLock::new()));
     let clients = Clients::start(count, |n, ready, bytes| {
         let (media, name) = (Arc::clone(media), Arc::clone(&name));
+        let (all, start) = (Arc::clone(&all), Arc::clone(&start));
         async move {
-            // Real encoders do not tick together.
-            sleep(Duration::from_secs(1) / 30 * n as u32 / count as u32).await;
             let publisher = Publisher::publish(relay, &format!("{name}-{n}")).await?;
             ready.send(()).await?;
-            publisher.run(&media, &bytes[n]).await
+            // How often a relay must wake depends on how the encoders tick: never together, and in
+            // the same way every time.
+            timeout(RAMP_TIMEOUT, all.wait()).await?;
+            let start = *start.get_or_init(Instant::now) + FRAME * n as u32 / count as u32;
+            publisher.run(&media, start, &bytes[n]).await
         }
     });
     clients.await?.measure(process, window, rate).await
@@ -184,7 +190,7 @@ impl Source {
             async move {
                 let publisher = Publisher::publish(origin, &name).await?;
                 ready.send(()).await?;
-                publisher.run(&media, &bytes[n]).await
+                publisher.run(&media, Instant::now(), &bytes[n]).await
             }
         });
         let mut source = Self(clients.await?);
