@@ -93,6 +93,7 @@ pub async fn read(client: &mut TcpStream, vhosts: &Vhosts, received: &mut u64) -
             }
             if let Some((intent, stream_id, stream)) = dialogue.named.take() {
                 send(client, &std::mem::take(&mut dialogue.answers)).await?;
+                raw.shrink_to_fit();
                 return Ok(Prologue {
                     raw,
                     requests_end: dialogue.requests_end,

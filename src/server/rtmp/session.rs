@@ -72,10 +72,11 @@ fn log_end(session: &Session, error: &Error) {
 }
 
 async fn serve(mut client: TcpStream, session: &SessionGuard, context: &Arc<Context>, span: &Span) -> Error {
-    match unless_closing(context, begin(&mut client, session, context, span)).await {
+    // Boxed, so that what the beginning needs is given back before the long part.
+    match Box::pin(unless_closing(context, begin(&mut client, session, context, span))).await {
         Ok((prologue, received)) => {
             let opening = place_and_open(session, &prologue, received, context, span);
-            match unless_closing(context, opening).await {
+            match Box::pin(unless_closing(context, opening)).await {
                 Ok((leg, lease)) => relay(client, leg, lease, &prologue, context, span).await,
                 Err(error) => {
                     refuse(client, &prologue, &error).await;
