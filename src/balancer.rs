@@ -1,14 +1,19 @@
 //! Where a stream is placed. One trait, one policy; the implementations differ only in how nodes
 //! come to agree.
 
+mod decide;
+#[cfg_attr(not(test), expect(dead_code, reason = "the balancers of several nodes use it"))]
+mod holds;
 mod lease;
 pub mod memory;
 pub mod policy;
+mod records;
+mod registry;
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 pub use lease::Lease;
 
@@ -184,4 +189,12 @@ pub trait Balancer: Send + Sync + 'static {
 
     /// Whether this node can place streams now.
     async fn ready(&self) -> Result<(), BalancerError>;
+}
+
+/// Stands for deadlines that the clock cannot express.
+const FAR: Duration = Duration::from_hours(10 * 365 * 24);
+
+/// `now + duration`, or a far future if the clock has no such time.
+fn after(now: Instant, duration: Duration) -> Instant {
+    now.checked_add(duration).unwrap_or_else(|| now + FAR)
 }

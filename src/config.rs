@@ -150,6 +150,9 @@ pub struct Balancer {
     pub origin_ttl: Duration,
     /// How long a placement outlives its last session.
     pub placement_hold: Duration,
+    /// How long a placement waits at the least for the client that asked for it: to connect to the
+    /// origin before it holds the placement.
+    pub connecting: Duration,
     /// Registered origins at once.
     pub max_origins: usize,
     /// Placed streams at once.

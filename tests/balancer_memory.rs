@@ -28,6 +28,7 @@ fn config() -> config::Balancer {
         policy: Policy::PowerOfTwo,
         origin_ttl: Duration::from_mins(5),
         placement_hold: Duration::from_mins(1),
+        connecting: Duration::from_secs(30),
         max_origins: 100,
         max_streams: 100_000,
     }

@@ -92,6 +92,7 @@ mod tests {
             policy: Policy::PowerOfTwo,
             origin_ttl: TTL,
             placement_hold: TTL,
+            connecting: TTL,
             max_origins,
             max_streams: 1,
         }))

@@ -1,7 +1,5 @@
 //! The balancer of a node that stands alone.
 
-mod records;
-mod registry;
 mod table;
 
 use std::{
@@ -12,14 +10,12 @@ use std::{
 use async_trait::async_trait;
 use tokio::{sync::watch, time::Instant};
 
-use self::{
+use self::table::Table;
+use super::{
+    Balancer, BalancerError, Intent, OriginStatus, Page, PlaceRequest, Placement, PlacementStatus, Reachability,
+    decide::{Current, Verdict, decide},
     records::Records,
     registry::{Change, Entry, Registry},
-    table::Table,
-};
-use super::{
-    Balancer, BalancerError, Intent, OriginState, OriginStatus, Page, PlaceRequest, Placement, PlacementStatus,
-    Reachability, policy,
 };
 use crate::{
     config,
@@ -65,7 +61,7 @@ impl MemoryBalancer {
             policy: config.policy,
             state: Mutex::new(State {
                 origins: Registry::new(config.origin_ttl, config.max_origins),
-                placements: Table::new(config.placement_hold, config.max_streams),
+                placements: Table::new(config.placement_hold, config.connecting, config.max_streams),
             }),
             records: Mutex::new(Records::new(config.max_streams)),
         }
@@ -91,51 +87,26 @@ impl State {
         self.origins.expire(now, changes);
         self.placements.expire(now, SWEEP);
 
-        let PlaceRequest { stream, protocol, avoid, .. } = *request;
-        let none = BalancerError::NoOrigin { protocol, registered: self.origins.len() };
-        let mut from = None;
-        let mut last_resort = None;
-        if let Some(record) = self.placements.get(stream, now) {
-            let placed = record.origin.clone();
-            let (epoch, published) = (record.epoch, record.publishers > 0);
-            from = Some(placed.clone());
-            if let Some(entry) = self.origins.get(&placed).filter(|_| !avoid.contains(&placed)) {
-                let kept = Placement { stream: stream.clone(), origin: Arc::clone(&entry.origin), epoch };
-                match (entry.state(), entry.origin.serves(protocol)) {
-                    (OriginState::Live, true) => {
-                        self.placements.keep(stream, now);
-                        return Ok((kept, Outcome::Kept));
-                    }
-                    (OriginState::Suspect, true) => last_resort = Some(kept),
-                    // To move the stream would take it from its publisher and give the player nothing.
-                    (OriginState::Live, false) if published && request.intent == Intent::Play => return Err(none),
-                    (_, false) => {}
-                }
+        let stream = request.stream;
+        let (current, epoch) = match self.placements.get(stream, now) {
+            Some(record) => {
+                (Some(Current { origin: record.origin.clone(), published: record.publishers > 0 }), record.epoch)
+            }
+            None => (None, 0),
+        };
+        let streams = |origin: &OriginId| self.placements.count(origin);
+        let placement = |origin, epoch| Placement { stream: stream.clone(), origin, epoch };
+        match decide(&self.origins, streams, current.as_ref(), request, policy, &mut rand::rng())? {
+            Verdict::Keep(origin) => {
+                self.placements.keep(stream, now);
+                Ok((placement(origin, epoch), Outcome::Kept))
+            }
+            Verdict::Assign(origin) => {
+                let epoch = self.placements.assign(stream, origin.id(), now)?;
+                let outcome = current.map_or(Outcome::Placed, |from| Outcome::Moved { from: from.origin });
+                Ok((placement(origin, epoch), outcome))
             }
         }
-
-        let usable = |(id, entry): &(&OriginId, &Entry)| entry.origin.serves(protocol) && !avoid.contains(id);
-        let choose = |state: OriginState| {
-            let candidates: Vec<_> =
-                self.origins.iter().filter(usable).filter(|(_, entry)| entry.state() == state).collect();
-            let loads: Vec<_> = candidates
-                .iter()
-                .map(|(id, entry)| policy::Load { streams: self.placements.count(id), cpu: entry.origin.cpu })
-                .collect();
-            policy::choose(&loads, policy, &mut rand::rng()).map(|chosen| Arc::clone(&candidates[chosen].1.origin))
-        };
-        let live = choose(OriginState::Live);
-        if live.is_none()
-            && let Some(kept) = last_resort
-        {
-            self.placements.keep(stream, now);
-            return Ok((kept, Outcome::Kept));
-        }
-        let origin = live.or_else(|| choose(OriginState::Suspect)).ok_or(none)?;
-
-        let epoch = self.placements.assign(stream, origin.id(), now)?;
-        let outcome = from.map_or(Outcome::Placed, |from| Outcome::Moved { from });
-        Ok((Placement { stream: stream.clone(), origin, epoch }, outcome))
     }
 
     fn statuses(&self, now: Instant) -> Vec<OriginStatus> {

@@ -1,13 +1,16 @@
 //! From texts to the configuration: flags before the environment, the environment before `.env`,
 //! `.env` before the defaults.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use super::{
     AuthType, Balancer, Config, ConfigError, DefaultBackend, Drain, Listen, Log, Reserved, Rtmp, Secret, System,
     Upstream, keys,
     sources::{ProcessEnv, Sources, read_dotenv},
 };
+
+/// Longer than a client waits for its origin.
+const CONNECTING: Duration = Duration::from_secs(30);
 
 /// A configuration, and what was odd about its sources.
 #[derive(Debug)]
@@ -56,6 +59,7 @@ impl Sources<'_> {
                 policy: self.value(&keys::PROXY_PLACEMENT_POLICY)?,
                 origin_ttl: self.value(&keys::PROXY_ORIGIN_SERVER_TTL)?,
                 placement_hold: self.value(&keys::PROXY_PLACEMENT_HOLD)?,
+                connecting: CONNECTING,
                 max_origins: self.value(&keys::PROXY_MAX_ORIGINS)?,
                 max_streams: self.value(&keys::PROXY_MAX_STREAMS)?,
             },

@@ -81,6 +81,7 @@ impl Node {
             policy: Policy::PowerOfTwo,
             origin_ttl: Duration::from_mins(5),
             placement_hold: Duration::from_mins(1),
+            connecting: Duration::from_secs(30),
             max_origins: 10,
             max_streams: 1000,
         }));

@@ -45,6 +45,7 @@ pub fn memory(max_origins: usize) -> Arc<dyn Balancer> {
         policy: Policy::PowerOfTwo,
         origin_ttl: Duration::from_mins(5),
         placement_hold: Duration::from_mins(1),
+        connecting: Duration::from_secs(30),
         max_origins,
         max_streams: 10_000,
     }))

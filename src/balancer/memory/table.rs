@@ -8,14 +8,8 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 
-use super::super::{BalancerError, Intent, Placement};
+use super::super::{BalancerError, Intent, Placement, after};
 use crate::{origin::OriginId, stream::StreamKey};
-
-/// How long a placement is kept at the least for the client that asked for it: to connect to the
-/// origin before it holds the placement.
-const CONNECTING: Duration = Duration::from_secs(30);
-/// Stands for deadlines that the clock cannot express.
-const FAR: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// A placement.
 #[derive(Debug)]
@@ -34,6 +28,7 @@ pub(super) struct Record {
 #[derive(Debug)]
 pub(super) struct Table {
     hold: Duration,
+    connecting: Duration,
     capacity: usize,
     streams: BTreeMap<StreamKey, Record>,
     /// Those that nobody uses, by the time at which they are forgotten.
@@ -46,9 +41,10 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub fn new(hold: Duration, capacity: usize) -> Self {
+    pub fn new(hold: Duration, connecting: Duration, capacity: usize) -> Self {
         Self {
             hold,
+            connecting,
             capacity,
             streams: BTreeMap::new(),
             unused: BTreeSet::new(),
@@ -199,7 +195,7 @@ impl Table {
     }
 
     fn kept_until(&self, now: Instant) -> Instant {
-        after(now, self.hold.max(CONNECTING))
+        after(now, self.hold.max(self.connecting))
     }
 }
 
@@ -210,11 +206,6 @@ impl Record {
             Intent::Play => &mut self.players,
         }
     }
-}
-
-/// `now + duration`, or a far future if the clock has no such time.
-pub(super) fn after(now: Instant, duration: Duration) -> Instant {
-    now.checked_add(duration).unwrap_or_else(|| now + FAR)
 }
 
 #[cfg(test)]
@@ -278,7 +269,7 @@ mod tests {
     proptest! {
         #[test]
         fn counts_and_deadlines_fit_the_placements_and_epochs_only_grow(steps in prop::collection::vec(step(), 1..60)) {
-            let mut table = Table::new(HOLD, CAPACITY);
+            let mut table = Table::new(HOLD, HOLD, CAPACITY);
             let mut now = Instant::now();
             let mut epochs = [0; 8];
             for step in steps {
@@ -317,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_placement_that_comes_back_by_a_hold_is_moved_to_an_epoch_above_all_before() {
-        let mut table = Table::new(HOLD, CAPACITY);
+        let mut table = Table::new(HOLD, HOLD, CAPACITY);
         let now = Instant::now();
         let late = placement(1, 1, table.assign(&stream(1), placement(1, 1, 0).origin.id(), now).unwrap());
         table.expire(now + HOLD, 1);

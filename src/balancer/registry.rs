@@ -9,7 +9,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::super::{BalancerError, DEFAULT_BACKEND_PREFIX, OriginState, Reachability};
+use super::{BalancerError, DEFAULT_BACKEND_PREFIX, OriginState, Reachability};
 use crate::origin::{Origin, OriginId, Protocol};
 
 /// The longest reason that is kept of a failure, in bytes.

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{super::BalancerError, table::after};
+use super::{BalancerError, after};
 use crate::stream::StreamKey;
 
 /// The longest id in bytes. The longest that is in use, a WebRTC ufrag, has 256 (RFC 8839, 5.4).
