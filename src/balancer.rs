@@ -6,6 +6,7 @@ mod decide;
 mod holds;
 mod lease;
 pub mod memory;
+pub mod mesh;
 pub mod policy;
 mod records;
 mod registry;

@@ -1,0 +1,226 @@
+//! What nodes say to each other: posted on the board for all, or asked of one.
+
+use std::{fmt, time::Duration};
+
+use super::record::{NodeId, Record, Stamp};
+use crate::{
+    balancer::{BalancerError, Intent},
+    origin::{Origin, OriginId, Protocol},
+    stream::StreamKey,
+};
+
+/// What a node does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum NodeState {
+    /// It learns what the others know, and decides nothing.
+    Joining,
+    /// It takes clients and is the home of its share of the streams.
+    Serving,
+    /// It ends: its sessions go on, but it is the home of nothing.
+    Draining,
+    /// It has ended.
+    Left,
+}
+
+impl NodeState {
+    /// The word for logs, metrics and JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Joining => "joining",
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+            Self::Left => "left",
+        }
+    }
+}
+
+/// One run of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Incarnation {
+    /// The node.
+    pub node: NodeId,
+    /// Milliseconds since 1970 at which it started; a later run has a greater one.
+    pub generation: u64,
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeInfo {
+    /// What it does.
+    pub state: NodeState,
+    /// Where it answers gRPC, as `host:port`.
+    pub grpc: String,
+    /// A hash of the serving nodes that it sees.
+    pub view: u64,
+    /// The version of the program.
+    pub version: String,
+}
+
+/// What is known of an origin. Facts of several nodes are joined by taking the latest of each.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OriginFacts {
+    /// The origin, as its latest heartbeat described it.
+    pub origin: Origin,
+    /// When that heartbeat came. Only some of those that say nothing new are told.
+    pub beat: Stamp,
+    /// When a connection to it failed last, and how.
+    pub failed: Option<(Stamp, String)>,
+    /// When it last proved to be alive after a failure.
+    pub cleared: Stamp,
+    /// When another origin took its place.
+    pub retired: Stamp,
+}
+
+/// Sessions of one node on one stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renewal {
+    /// The stream.
+    pub stream: StreamKey,
+    /// The placement that they use, as the node knows it.
+    pub record: Record,
+    /// Publishers.
+    pub publishers: u32,
+    /// Players. Where both are zero, the last session has ended.
+    pub players: u32,
+}
+
+/// A question to another node.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Request {
+    /// Where is this stream, or where shall it be?
+    Place {
+        /// The stream.
+        stream: StreamKey,
+        /// The protocol in which the origin must serve it.
+        protocol: Protocol,
+        /// What the client wants with it.
+        intent: Intent,
+        /// Origins that the client has failed to reach.
+        avoid: Vec<OriginId>,
+        /// What the asking node knows of the stream.
+        known: Vec<Record>,
+        /// The highest epoch that the asking node saw end.
+        floor: u64,
+        /// Nodes that the asking node cannot reach.
+        unreachable: Vec<NodeId>,
+        /// Whether the answer must be a decision, even if the asked node thinks that it is another's.
+        insist: bool,
+    },
+    /// I am about to decide on this stream: what do you know, and will you hold back?
+    Claim {
+        /// The stream.
+        stream: StreamKey,
+        /// What the asking node knows of it.
+        known: Vec<Record>,
+    },
+    /// These are the sessions that I have.
+    Renew(Vec<Renewal>),
+    /// These records are the latest: take note. `adopt` asks the node to be their home.
+    Tell {
+        /// The records.
+        records: Vec<(StreamKey, Record)>,
+        /// Whether the sender gives up its own.
+        adopt: bool,
+    },
+    /// What do you know of these streams?
+    Lookup(Vec<StreamKey>),
+    /// What do you know at all? Answered page by page, ordered by stream.
+    Snapshot {
+        /// The last stream of the page before.
+        after: Option<StreamKey>,
+    },
+    /// Keep a short-lived record.
+    PutSession {
+        /// Its id.
+        id: String,
+        /// The stream that it leads to.
+        stream: StreamKey,
+        /// For how long.
+        ttl: Duration,
+    },
+    /// What stream does this record lead to?
+    Session {
+        /// The record's id.
+        id: String,
+    },
+}
+
+/// The answer to a [`Request`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Response {
+    /// To [`Request::Place`]: the placement, and the origin for a node that does not know it yet.
+    Placed {
+        /// The record.
+        record: Record,
+        /// Its origin.
+        origin: Box<OriginFacts>,
+    },
+    /// To [`Request::Place`]: another node decides.
+    Elsewhere {
+        /// That node.
+        node: NodeId,
+        /// Where it answers gRPC, as `host:port`.
+        grpc: String,
+    },
+    /// To [`Request::Place`]: there is no placement.
+    Refused(BalancerError),
+    /// To [`Request::Claim`]: the asked node holds back for a while.
+    Granted {
+        /// What it knows of the stream.
+        known: Vec<Record>,
+        /// The highest epoch that it saw end.
+        floor: u64,
+    },
+    /// To [`Request::Claim`]: this node decides already.
+    Held {
+        /// That node.
+        node: NodeId,
+        /// Where it answers gRPC, as `host:port`.
+        grpc: String,
+    },
+    /// To [`Request::Renew`], [`Request::Lookup`]: the records that the asking node may not know.
+    Records(Vec<(StreamKey, Record)>),
+    /// To [`Request::Snapshot`].
+    Page {
+        /// Records, ordered by stream; several of one stream if they conflict.
+        records: Vec<(StreamKey, Record)>,
+        /// All origins, on the first page only, each with its age: time since its heartbeat.
+        origins: Vec<(OriginFacts, Duration)>,
+        /// The highest epoch that the asked node saw end.
+        floor: u64,
+        /// Whether there is more.
+        more: bool,
+    },
+    /// To [`Request::Session`].
+    Session(Option<StreamKey>),
+    /// To [`Request::Tell`] and [`Request::PutSession`].
+    Done,
+    /// The asked node does not decide or remember anything now, because it joins or ends.
+    NotServing,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// Nobody answered in time; the text says how that was seen.
+    #[error("unreachable: {0}")]
+    Unreachable(String),
+    /// Somebody answered, but not as a node of this cluster does.
+    #[error("refused: {0}")]
+    Refused(String),
+}
+
+/// Another node, as a request is addressed to it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// Who is meant. Another node that answers there in its place refuses.
+    pub node: NodeId,
+    /// Where it answers gRPC, as `host:port`.
+    pub grpc: String,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", self.node, self.grpc)
+    }
+}
