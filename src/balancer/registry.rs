@@ -209,22 +209,54 @@ impl Registry {
         }
     }
 
+    /// Takes a heartbeat that came to another node at `heartbeat`. What it means for other origins
+    /// was decided there.
+    pub fn observe(&mut self, origin: &Origin, heartbeat: Instant, now: Instant, changes: &mut Vec<Change>) {
+        self.expire(now, changes);
+        let id = origin.id();
+        if now.saturating_duration_since(heartbeat) >= self.ttl {
+            return;
+        }
+        if let Some(entry) = self.origins.get_mut(&id) {
+            entry.heartbeat = entry.heartbeat.max(heartbeat);
+            if *entry.origin != *origin {
+                entry.origin = Arc::new(origin.clone());
+            }
+        } else if self.origins.len() < self.capacity {
+            let origin = Arc::new(origin.clone());
+            changes.push(Change::Registered(Arc::clone(&origin)));
+            self.replaced.remove(&id);
+            self.origins.insert(id, Entry { origin, suspect_reason: None, heartbeat });
+            self.next_expiry = [self.next_expiry, heartbeat.checked_add(self.ttl)].into_iter().flatten().min();
+        }
+    }
+
+    /// Takes note that another node saw an origin replaced.
+    pub fn retire(&mut self, id: &OriginId, now: Instant) {
+        self.origins.remove(id);
+        self.remember_replaced(id.clone(), now);
+    }
+
     fn find(&self, matches: impl Fn(&Origin) -> bool) -> Vec<Arc<Origin>> {
         self.origins.values().filter(|entry| matches(&entry.origin)).map(|entry| Arc::clone(&entry.origin)).collect()
     }
 
     fn replace(&mut self, rivals: &[Arc<Origin>], new: &Arc<Origin>, now: Instant, changes: &mut Vec<Change>) {
         for old in rivals {
-            let id = old.id();
-            self.origins.remove(&id);
-            if self.replaced.len() >= self.capacity
-                && let Some(oldest) = self.replaced.iter().min_by_key(|(_, at)| **at).map(|(id, _)| id.clone())
-            {
-                self.replaced.remove(&oldest);
-            }
-            self.replaced.insert(id, now);
+            self.origins.remove(&old.id());
+            self.remember_replaced(old.id(), now);
             changes.push(Change::Replaced { old: Arc::clone(old), new: Arc::clone(new) });
         }
+    }
+
+    fn remember_replaced(&mut self, id: OriginId, now: Instant) {
+        if self.replaced.len() >= self.capacity
+            && let Some(oldest) = self.replaced.iter().min_by_key(|(_, at)| **at).map(|(id, _)| id.clone())
+        {
+            self.replaced.remove(&oldest);
+        }
+        self.replaced.insert(id, now);
+        self.next_expiry = [self.next_expiry, now.checked_add(self.ttl)].into_iter().flatten().min();
     }
 }
 

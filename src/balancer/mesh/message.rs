@@ -99,7 +99,7 @@ pub enum Request {
         avoid: Vec<OriginId>,
         /// What the asking node knows of the stream.
         known: Vec<Record>,
-        /// The highest epoch that the asking node saw end.
+        /// The highest epoch at which the asking node saw the stream end.
         floor: u64,
         /// Nodes that the asking node cannot reach.
         unreachable: Vec<NodeId>,
@@ -156,27 +156,18 @@ pub enum Response {
         origin: Box<OriginFacts>,
     },
     /// To [`Request::Place`]: another node decides.
-    Elsewhere {
-        /// That node.
-        node: NodeId,
-        /// Where it answers gRPC, as `host:port`.
-        grpc: String,
-    },
+    Elsewhere(Address),
     /// To [`Request::Place`]: there is no placement.
     Refused(BalancerError),
-    /// To [`Request::Claim`]: the asked node holds back for a while.
-    Granted {
-        /// What it knows of the stream.
+    /// To [`Request::Claim`].
+    Claimed {
+        /// What the asked node knows of the stream.
         known: Vec<Record>,
-        /// The highest epoch that it saw end.
+        /// The highest epoch at which it saw the stream end.
         floor: u64,
-    },
-    /// To [`Request::Claim`]: this node decides already.
-    Held {
-        /// That node.
-        node: NodeId,
-        /// Where it answers gRPC, as `host:port`.
-        grpc: String,
+        /// Who goes before: the asked node itself, or one for which it held back until now. If
+        /// nobody, the asked node holds back for the asking one for a while.
+        held: Option<Address>,
     },
     /// To [`Request::Renew`], [`Request::Lookup`]: the records that the asking node may not know.
     Records(Vec<(StreamKey, Record)>),
@@ -186,7 +177,7 @@ pub enum Response {
         records: Vec<(StreamKey, Record)>,
         /// All origins, on the first page only, each with its age: time since its heartbeat.
         origins: Vec<(OriginFacts, Duration)>,
-        /// The highest epoch that the asked node saw end.
+        /// A floor for the epochs of all streams that are new.
         floor: u64,
         /// Whether there is more.
         more: bool,

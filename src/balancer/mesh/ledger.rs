@@ -1,0 +1,508 @@
+//! What a node knows of every stream, and what it answers for. Pure: times come in, effects come out.
+
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    ended::Ended,
+    record::{NodeId, Record, Stamp},
+};
+use crate::{
+    balancer::{BalancerError, after},
+    origin::OriginId,
+    stream::StreamKey,
+};
+
+/// How long a record counts that its writer, which lives, has not posted yet.
+const UNPOSTED: Duration = Duration::from_secs(10);
+/// How many times more streams others may tell of than this node would place.
+const FOREIGN_FACTOR: usize = 2;
+
+/// How long things are kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// How long a placement outlives its last session.
+    pub hold: Duration,
+    /// How long it waits at the least for the client that asked for it.
+    pub connecting: Duration,
+    /// How long sessions count that their node does not renew.
+    pub lease: Duration,
+}
+
+/// A change that others must be told of, or that this node must act on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// This node's record of the stream is to be posted.
+    Post(StreamKey, Record),
+    /// This node's record of the stream is to be taken back.
+    Unpost(StreamKey),
+    /// What is known of the stream has changed, and it is this now.
+    Known(StreamKey, Record),
+}
+
+/// Sessions of a node on a stream.
+#[derive(Debug)]
+struct Lease {
+    published: bool,
+    origin: OriginId,
+    until: Instant,
+}
+
+/// A record, and until when it counts.
+#[derive(Debug)]
+struct Known {
+    record: Record,
+    /// Whether this run of this node wrote it.
+    own: bool,
+    /// For records of others: `None` while their writer keeps them posted.
+    until: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// None of them supersedes another; the one that counts first.
+    records: Vec<Known>,
+    leases: BTreeMap<NodeId, Lease>,
+    /// Until when this node's record is kept without a session.
+    kept: Instant,
+    /// When something ends, at the earliest.
+    due: Option<Instant>,
+}
+
+/// All streams that a node knows.
+#[derive(Debug)]
+pub struct Ledger {
+    me: NodeId,
+    times: Times,
+    capacity: usize,
+    streams: BTreeMap<StreamKey, Entry>,
+    due: BTreeSet<(Instant, StreamKey)>,
+    by_origin: HashMap<OriginId, usize>,
+    /// Streams of which records conflict, since when.
+    conflicts: BTreeMap<StreamKey, Instant>,
+    own: usize,
+    ended: Ended,
+    effects: Vec<Effect>,
+}
+
+impl Ledger {
+    /// Knows nothing.
+    pub fn new(me: NodeId, times: Times, capacity: usize) -> Self {
+        Self {
+            me,
+            times,
+            capacity,
+            streams: BTreeMap::new(),
+            due: BTreeSet::new(),
+            by_origin: HashMap::new(),
+            conflicts: BTreeMap::new(),
+            own: 0,
+            ended: Ended::new(capacity),
+            effects: Vec::new(),
+        }
+    }
+
+    /// What is to be done since the last call.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// The epochs at which placements ended.
+    pub fn ended(&self) -> &Ended {
+        &self.ended
+    }
+
+    /// Takes note that a placement of the stream ended elsewhere at this epoch.
+    pub fn raise_floor(&mut self, stream: &StreamKey, floor: u64) {
+        if floor > 0 {
+            self.ended.note(stream, floor);
+        }
+    }
+
+    /// Takes a floor for all streams from another node.
+    pub fn raise_floors(&mut self, floor: u64) {
+        self.ended.raise(floor);
+    }
+
+    /// How many streams are known.
+    pub fn len(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// How many streams this node answers for.
+    pub fn own(&self) -> usize {
+        self.own
+    }
+
+    /// How many streams are placed on an origin.
+    pub fn count(&self, origin: &OriginId) -> usize {
+        self.by_origin.get(origin).copied().unwrap_or(0)
+    }
+
+    /// The record that counts.
+    pub fn get(&self, stream: &StreamKey) -> Option<&Record> {
+        Some(&self.streams.get(stream)?.records.first()?.record)
+    }
+
+    /// The record that counts, unless others contradict it.
+    pub fn agreed(&self, stream: &StreamKey) -> Option<&Record> {
+        self.get(stream).filter(|_| !self.conflicts.contains_key(stream))
+    }
+
+    /// All records of a stream, the one that counts first.
+    pub fn all(&self, stream: &StreamKey) -> Vec<Record> {
+        let records = self.streams.get(stream).map(|entry| entry.records.as_slice()).unwrap_or_default();
+        records.iter().map(|known| known.record.clone()).collect()
+    }
+
+    /// This node's own record, if that is the only one.
+    pub fn is_own(&self, stream: &StreamKey) -> bool {
+        self.streams.get(stream).is_some_and(|entry| matches!(&entry.records[..], [known] if known.own))
+    }
+
+    /// The streams for which this node answers.
+    pub fn own_records(&self) -> impl Iterator<Item = (&StreamKey, &Record)> {
+        self.streams.iter().filter_map(|(stream, entry)| {
+            entry.records.iter().find(|known| known.own).map(|known| (stream, &known.record))
+        })
+    }
+
+    /// Streams and the record of each that counts, ordered by stream, from the one after `after`.
+    pub fn iter_after(&self, after: Option<&StreamKey>) -> impl Iterator<Item = (&StreamKey, &Record)> {
+        use std::ops::Bound;
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.streams
+            .range::<StreamKey, _>((start, Bound::Unbounded))
+            .filter_map(|(stream, entry)| Some((stream, &entry.records.first()?.record)))
+    }
+
+    /// Streams of which records conflict, and since when.
+    pub fn conflicts(&self) -> impl Iterator<Item = (&StreamKey, Instant)> {
+        self.conflicts.iter().map(|(stream, since)| (stream, *since))
+    }
+
+    /// Takes a record that another node wrote. `posted` says that its writer has it on the board,
+    /// and takes it from there when it ends.
+    pub fn merge(&mut self, stream: &StreamKey, record: &Record, posted: bool, now: Instant) {
+        if !self.streams.contains_key(stream) && self.streams.len() >= self.capacity.saturating_mul(FOREIGN_FACTOR) {
+            return;
+        }
+        let until = (!posted).then(|| now + UNPOSTED);
+        self.edit(stream, now, |entry| {
+            for known in &mut entry.records {
+                if known.record.supersedes(record) {
+                    if known.record == *record && posted && !known.own {
+                        known.until = None;
+                    }
+                    return;
+                }
+            }
+            entry.records.retain(|known| !record.supersedes(&known.record));
+            entry.records.push(Known { record: record.clone(), own: false, until });
+        });
+    }
+
+    /// Takes note that `writer` no longer has a record of the stream on the board.
+    pub fn unposted(&mut self, stream: &StreamKey, writer: &NodeId, now: Instant) {
+        if self.streams.contains_key(stream) {
+            self.edit(stream, now, |entry| {
+                // One that was learned in another way may be later than what was taken back.
+                entry.records.retain(|known| known.record.writer != *writer || known.own || known.until.is_some());
+            });
+        }
+    }
+
+    /// Takes note that a node is gone: what it wrote counts for as long as its sessions may.
+    pub fn orphan(&mut self, writer: &NodeId, now: Instant) {
+        let until = after(now, self.times.hold.max(self.times.connecting) + self.times.lease);
+        let orphaned = |known: &Known| known.record.writer == *writer && !known.own;
+        for stream in self.written_as(&orphaned) {
+            self.edit(&stream, now, |entry| {
+                for known in entry.records.iter_mut().filter(|known| orphaned(known)) {
+                    known.until = Some(until);
+                }
+            });
+        }
+    }
+
+    /// Takes note that a node is back, and with it all that it has on the board.
+    pub fn reclaim(&mut self, writer: &NodeId, now: Instant) {
+        let reclaimed = |known: &Known| known.record.writer == *writer && !known.own && known.until.is_some();
+        for stream in self.written_as(&reclaimed) {
+            self.edit(&stream, now, |entry| {
+                for known in entry.records.iter_mut().filter(|known| reclaimed(known)) {
+                    known.until = None;
+                }
+            });
+        }
+    }
+
+    /// Writes this node's record of a stream, which takes the place of all that are known, and keeps
+    /// it for the client that asked. The stream stays where it is, or moves to `origin`, or is new.
+    pub fn assign(&mut self, stream: &StreamKey, origin: &OriginId, stamp: Stamp, now: Instant) -> Result<Record, BalancerError> {
+        let current = self.get(stream).cloned();
+        if current.is_none() {
+            self.make_room(now)?;
+        }
+        let known = self.all(stream);
+        let highest = known.iter().map(|record| record.epoch).max().unwrap_or(0).max(self.ended.floor(stream));
+        let (epoch, since) = match &current {
+            // Where the others agree on the origin, nothing moves.
+            Some(current) if known.iter().all(|record| record.origin == *origin) => {
+                (current.epoch.max(highest), current.since)
+            }
+            Some(current) if current.origin == *origin => (highest + 1, current.since),
+            _ => (highest + 1, stamp),
+        };
+        self.write(stream, origin, epoch, since, stamp, now);
+        self.keep(stream, now);
+        self.get(stream).cloned().ok_or_else(|| BalancerError::Unavailable("the stream ended while it was placed".into()))
+    }
+
+    /// Lifts the epoch of a stream that stays where it is above all at which it ended once (rule 4).
+    pub fn lift(&mut self, stream: &StreamKey, stamp: Stamp, now: Instant) {
+        let floor = self.ended.floor(stream);
+        if let Some(Record { origin, since, epoch, .. }) = self.get(stream).cloned()
+            && epoch <= floor
+        {
+            self.write(stream, &origin, floor + 1, since, stamp, now);
+        }
+    }
+
+    /// Takes over what is known of a stream, as its home (rule 5). Nothing moves.
+    pub fn adopt(&mut self, stream: &StreamKey, stamp: Stamp, now: Instant) {
+        let Some(current) = self.get(stream).cloned() else { return };
+        if self.conflicts.contains_key(stream) || self.is_own(stream) {
+            return;
+        }
+        self.write(stream, &current.origin, current.epoch, current.since, stamp, now);
+    }
+
+    /// Ends a conflict: the record that counts stays, and all that it contradicts are superseded
+    /// (rule 9). Says whether there was anything to settle.
+    pub fn resolve(&mut self, stream: &StreamKey, stamp: Stamp, now: Instant) -> bool {
+        if !self.conflicts.contains_key(stream) {
+            return false;
+        }
+        let known = self.all(stream);
+        let Some(winner) = known.first().cloned() else { return false };
+        let highest = known.iter().map(|record| record.epoch).max().unwrap_or(winner.epoch);
+        let agreed = known.iter().all(|record| record.origin == winner.origin);
+        let epoch = if agreed { highest } else { highest + 1 };
+        self.write(stream, &winner.origin, epoch, winner.since, stamp, now);
+        !agreed
+    }
+
+    /// Notes that a session of this node uses the stream on `origin`, of which nobody knows any more.
+    pub fn restore(&mut self, stream: &StreamKey, origin: &OriginId, epoch: u64, stamp: Stamp, now: Instant) {
+        if self.get(stream).is_none() {
+            self.write(stream, origin, epoch, stamp, stamp, now);
+        }
+    }
+
+    /// Keeps this node's record for a client that asked just now.
+    pub fn keep(&mut self, stream: &StreamKey, now: Instant) {
+        let kept = after(now, self.times.hold.max(self.times.connecting));
+        if self.streams.contains_key(stream) {
+            self.edit(stream, now, |entry| entry.kept = entry.kept.max(kept));
+        }
+    }
+
+    /// Takes the sessions that a node has on a stream; none if both counts are zero.
+    pub fn lease(&mut self, stream: &StreamKey, node: &NodeId, record: &Record, users: (u32, u32), stamp: Stamp, now: Instant) {
+        if !self.streams.contains_key(stream) {
+            return;
+        }
+        let (publishers, players) = users;
+        let until = after(now, self.times.lease);
+        let hold = after(now, self.times.hold);
+        self.edit(stream, now, |entry| {
+            if publishers == 0 && players == 0 {
+                entry.leases.remove(node);
+                if entry.leases.is_empty() {
+                    entry.kept = hold;
+                }
+            } else {
+                entry.kept = now;
+                let lease = Lease { published: publishers > 0, origin: record.origin.clone(), until };
+                entry.leases.insert(node.clone(), lease);
+            }
+        });
+        self.refresh(stream, stamp, now);
+    }
+
+    /// Ends what is over. At most `limit` streams are looked at; says how many were.
+    pub fn expire(&mut self, stamp: impl Fn() -> Stamp, now: Instant, limit: usize) -> usize {
+        for done in 0..limit {
+            let stream = match self.due.first() {
+                Some((due, stream)) if *due <= now => stream.clone(),
+                _ => return done,
+            };
+            self.edit(&stream, now, |_| {});
+            self.refresh(&stream, stamp(), now);
+        }
+        limit
+    }
+
+    fn written_as(&self, matches: impl Fn(&Known) -> bool) -> Vec<StreamKey> {
+        let matching = self.streams.iter().filter(|(_, entry)| entry.records.iter().any(&matches));
+        matching.map(|(stream, _)| stream.clone()).collect()
+    }
+
+    /// Writes the record of this node anew if whether it is published has changed.
+    fn refresh(&mut self, stream: &StreamKey, stamp: Stamp, now: Instant) {
+        let Some(entry) = self.streams.get(stream) else { return };
+        let [known] = &entry.records[..] else { return };
+        if known.own && known.record.published != entry.published(&known.record.origin) {
+            let Record { origin, epoch, since, .. } = known.record.clone();
+            self.write(stream, &origin, epoch, since, stamp, now);
+        }
+    }
+
+    fn write(&mut self, stream: &StreamKey, origin: &OriginId, epoch: u64, since: Stamp, stamp: Stamp, now: Instant) {
+        let me = self.me.clone();
+        let connecting = after(now, self.times.hold.max(self.times.connecting));
+        self.edit(stream, now, |entry| {
+            let mut history = Record::history_of(entry.records.iter().map(|known| &known.record));
+            history.remove(&me);
+            // What the former home said of publishers holds until their nodes renew.
+            let taken_over = entry.records.first().filter(|known| !known.own && known.record.origin == *origin);
+            let published = entry.published(origin) || (entry.leases.is_empty() && taken_over.is_some_and(|k| k.record.published));
+            if !entry.records.iter().any(|known| known.own) && entry.leases.is_empty() {
+                entry.kept = entry.kept.max(connecting);
+            }
+            let record =
+                Record { origin: origin.clone(), epoch, since, published, writer: me.clone(), written: stamp, history };
+            entry.records = vec![Known { record, own: true, until: None }];
+        });
+    }
+
+    /// Makes an edit to an entry, which is made if it is missing, and brings all that depends on it
+    /// up to date.
+    fn edit(&mut self, stream: &StreamKey, now: Instant, edit: impl FnOnce(&mut Entry)) {
+        let entry = self.streams.entry(stream.clone()).or_insert_with(|| Entry {
+            records: Vec::new(),
+            leases: BTreeMap::new(),
+            kept: now,
+            due: None,
+        });
+        let before = entry.records.first().map(|known| known.record.clone());
+        let own_before = entry.records.iter().find(|known| known.own).map(|known| known.record.clone());
+
+        let highest_before = entry.records.iter().map(|known| known.record.epoch).max();
+
+        edit(entry);
+        entry.leases.retain(|_, lease| now < lease.until);
+        let ends = entry.own_ends(self.times.hold);
+        let counts = |known: &Known| if known.own { now < ends } else { known.until.is_none_or(|until| now < until) };
+        entry.records.retain(counts);
+        entry.records.sort_by(|a, b| b.record.compare(&a.record));
+        let highest = entry.records.iter().map(|known| known.record.epoch).max();
+        if let Some(ended) = highest_before.filter(|before| highest.is_none_or(|highest| highest < *before)) {
+            self.ended.note(stream, ended);
+        }
+
+        let current = entry.records.first().map(|known| known.record.clone());
+        let own = entry.records.iter().find(|known| known.own).map(|known| known.record.clone());
+        let agreed = entry.records.iter().all(|known| Some(&known.record.origin) == current.as_ref().map(|c| &c.origin));
+        let due = entry.next_due(self.times.hold);
+        if due != entry.due {
+            if let Some(before) = std::mem::replace(&mut entry.due, due) {
+                self.due.remove(&(before, stream.clone()));
+            }
+            self.due.extend(due.map(|due| (due, stream.clone())));
+        }
+        let conflict = entry.records.len() > 1;
+        let conflicted = self.conflicts.contains_key(stream);
+
+        if before.as_ref().map(|r| &r.origin) != current.as_ref().map(|r| &r.origin) {
+            if let Some(before) = &before {
+                self.uncount(&before.origin);
+            }
+            if let Some(current) = &current {
+                *self.by_origin.entry(current.origin.clone()).or_default() += 1;
+            }
+        }
+        match (own_before, own) {
+            (None, None) => {}
+            (Some(_), None) => {
+                self.own -= 1;
+                self.effects.push(Effect::Unpost(stream.clone()));
+            }
+            (before, Some(own)) => {
+                self.own += usize::from(before.is_none());
+                if before.as_ref() != Some(&own) {
+                    self.effects.push(Effect::Post(stream.clone(), own));
+                }
+            }
+        }
+        if conflict {
+            self.conflicts.entry(stream.clone()).or_insert(now);
+        } else {
+            self.conflicts.remove(stream);
+        }
+        match current {
+            None => {
+                self.streams.remove(stream);
+                if let Some(due) = due {
+                    self.due.remove(&(due, stream.clone()));
+                }
+            }
+            // While records contradict each other, nobody is sent away.
+            Some(current) if agreed && (conflicted || before.as_ref() != Some(&current)) => {
+                self.effects.push(Effect::Known(stream.clone(), current));
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn uncount(&mut self, origin: &OriginId) {
+        if let Some(count) = self.by_origin.get_mut(origin) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_origin.remove(origin);
+            }
+        }
+    }
+
+    /// Ends the placement of this node that was unused longest, if there is no room for another.
+    fn make_room(&mut self, now: Instant) -> Result<(), BalancerError> {
+        while self.streams.len() >= self.capacity {
+            let unused = self.due.iter().map(|(_, stream)| stream).find(|stream| {
+                self.is_own(stream) && self.streams.get(stream).is_some_and(|entry| entry.leases.is_empty())
+            });
+            let Some(unused) = unused.cloned() else {
+                return Err(BalancerError::Full(format!(
+                    "{} streams are placed and in use, which is the limit (PROXY_MAX_STREAMS)",
+                    self.streams.len()
+                )));
+            };
+            self.edit(&unused, now, |entry| entry.records.clear());
+        }
+        Ok(())
+    }
+}
+
+impl Entry {
+    fn published(&self, origin: &OriginId) -> bool {
+        self.leases.values().any(|lease| lease.published && lease.origin == *origin)
+    }
+
+    /// When this node's own record ends.
+    fn own_ends(&self, hold: Duration) -> Instant {
+        let leased = self.leases.values().map(|lease| after(lease.until, hold)).max();
+        leased.map_or(self.kept, |leased| leased.max(self.kept))
+    }
+
+    fn next_due(&self, hold: Duration) -> Option<Instant> {
+        let own = self.records.iter().any(|known| known.own).then(|| self.own_ends(hold));
+        let leases = self.leases.values().map(|lease| lease.until);
+        let records = self.records.iter().filter_map(|known| known.until);
+        leases.chain(records).chain(own).min()
+    }
+}

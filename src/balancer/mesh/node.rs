@@ -1,0 +1,288 @@
+//! A node of the mesh: what it does with questions, news and time. It reaches the world only through
+//! [`Board`] and [`Peers`], so that the simulation runs this very code.
+
+mod decide;
+mod duties;
+mod join;
+mod news;
+mod state;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+pub use self::state::Counters;
+use self::state::State;
+use super::{
+    clock::WallClock,
+    message::{Address, CallError, Incarnation, NodeState, Renewal, Request, Response},
+    port::{Answer, Board, Peers},
+    record::{NodeId, Record, Stamp},
+    status::{ClusterStatus, MemberStatus},
+};
+use crate::{
+    balancer::{
+        BalancerError, Intent, OriginStatus, Page, PlaceRequest, Placement, PlacementStatus, Reachability,
+        registry::Change,
+    },
+    config::Policy,
+    origin::{Origin, OriginId},
+    stream::StreamKey,
+};
+
+/// How a node is set up.
+#[derive(Clone)]
+pub struct Settings {
+    /// This run of the node.
+    pub me: Incarnation,
+    /// Where it answers gRPC, as `host:port` that the others reach.
+    pub grpc: String,
+    /// Its wall clock.
+    pub wall: WallClock,
+    /// What its random choices begin with.
+    pub seed: u64,
+    /// How an origin is chosen.
+    pub policy: Policy,
+    /// How long an origin counts as registered after its last heartbeat.
+    pub origin_ttl: Duration,
+    /// How long a placement outlives its last session.
+    pub hold: Duration,
+    /// How long a placement waits at the least for the client that asked for it.
+    pub connecting: Duration,
+    /// Registered origins at once.
+    pub max_origins: usize,
+    /// Placed streams at once.
+    pub max_streams: usize,
+    /// How often sessions are told to the homes of their streams. They count for three times as long.
+    pub renew: Duration,
+    /// How long another node may take to answer.
+    pub rpc: Duration,
+    /// How long a first node looks for others before it serves alone.
+    pub join: Duration,
+    /// How long a node counts as heard of after a sign of life.
+    pub fresh: Duration,
+    /// Whether there may be other nodes at all.
+    pub expects_others: bool,
+}
+
+/// A node.
+pub struct Node<B, P> {
+    settings: Settings,
+    board: B,
+    peers: P,
+    state: Mutex<State>,
+    /// Sessions of this node that their streams' homes do not know of yet.
+    renewals: Notify,
+    /// An answer that was awaited has come.
+    answered: Notify,
+    phase: watch::Sender<NodeState>,
+}
+
+impl<B: Board, P: Peers> Node<B, P> {
+    /// A node that joins once [`Self::run`] runs.
+    pub fn new(settings: Settings, board: B, peers: P) -> Arc<Self> {
+        let node = Self {
+            state: Mutex::new(State::new(&settings)),
+            board,
+            peers,
+            renewals: Notify::new(),
+            answered: Notify::new(),
+            phase: watch::channel(NodeState::Joining).0,
+            settings,
+        };
+        node.with(|_, _| ());
+        Arc::new(node)
+    }
+
+    /// Runs `work` on the state, and does what follows from it: posts, and tells sessions of moves.
+    ///
+    /// The posts are made under the lock, so that they stand on the board in the order of the changes.
+    fn with<T>(&self, work: impl FnOnce(&mut State, Instant) -> T) -> T {
+        let (result, changes) = {
+            let mut state = lock(&self.state);
+            let now = Instant::now();
+            let result = work(&mut state, now);
+            if state.settle(&self.board, now) {
+                self.renewals.notify_one();
+            }
+            (result, std::mem::take(&mut state.changes))
+        };
+        changes.iter().for_each(Change::log);
+        result
+    }
+
+    /// Asks another node, and takes note of its clock and of whether it answered.
+    async fn call(&self, to: &Address, request: Request) -> Result<Response, CallError> {
+        let clock = self.with(|state, _| state.clock.now());
+        let answer = self.peers.call(to, clock, request).await;
+        self.with(|state, now| {
+            state.view.answered(&to.node, !matches!(answer, Err(CallError::Unreachable(_))), now);
+            if let Ok((clock, _)) = &answer {
+                state.clock.observe(*clock);
+            }
+        });
+        answer.map(|(_, response)| response)
+    }
+
+    /// This node's name.
+    pub fn id(&self) -> &NodeId {
+        &self.settings.me.node
+    }
+
+    fn address(&self) -> Address {
+        Address { node: self.id().clone(), grpc: self.settings.grpc.clone() }
+    }
+
+    /// What the node does, to watch.
+    pub fn phase(&self) -> watch::Receiver<NodeState> {
+        self.phase.subscribe()
+    }
+
+    /// Takes an origin's heartbeat.
+    pub fn register(&self, origin: Origin) -> Result<(), BalancerError> {
+        self.with(|state, now| {
+            let stamp = state.clock.now();
+            let State { origins, changes, .. } = state;
+            origins.heartbeat(origin, stamp, now, changes)
+        })
+    }
+
+    /// Takes what the data path saw of an origin.
+    pub fn report(&self, origin: &OriginId, seen: Reachability) {
+        self.with(|state, now| {
+            let stamp = state.clock.now();
+            let State { origins, changes, .. } = state;
+            origins.report(origin, seen, stamp, now, changes);
+        });
+    }
+
+    /// The registered origins, ordered by id.
+    pub fn origins(&self) -> Vec<OriginStatus> {
+        self.with(|state, now| {
+            state.expire_origins(&self.board, now);
+            state.origin_statuses(now)
+        })
+    }
+
+    /// Notes that a session of this node uses the placement.
+    pub fn hold(&self, placement: &Placement, intent: Intent) -> watch::Receiver<u64> {
+        self.with(|state, now| {
+            let Placement { stream, origin, epoch } = placement;
+            let stamp = state.clock.now();
+            // Its time was over before its client had connected. The client is on that origin now,
+            // so that is where the stream is.
+            state.ledger.restore(stream, &origin.id(), *epoch, stamp, now);
+            let epoch = state.holds.hold(placement, intent);
+            if let Some(Record { origin, epoch, .. }) = state.ledger.agreed(stream) {
+                state.holds.moved(stream, origin, *epoch);
+            }
+            state.to_renew.insert(stream.clone());
+            epoch
+        })
+    }
+
+    /// Undoes one [`Self::hold`].
+    pub fn release(&self, stream: &StreamKey, intent: Intent) {
+        self.with(|state, _| {
+            if state.holds.release(stream, intent).is_some() {
+                state.to_renew.insert(stream.clone());
+            }
+        });
+    }
+
+    /// The placements, ordered by stream, and how many there are in all.
+    pub fn placements(&self, page: Page) -> (Vec<PlacementStatus>, usize) {
+        self.with(|state, now| {
+            state.expire_origins(&self.board, now);
+            state.expire_records(usize::MAX, now);
+            state.page(page)
+        })
+    }
+
+    /// Whether the node can place streams.
+    pub fn ready(&self) -> Result<(), BalancerError> {
+        match *self.phase.borrow() {
+            NodeState::Serving | NodeState::Draining => Ok(()),
+            NodeState::Joining => {
+                Err(BalancerError::Unavailable("this node is joining the mesh; it is ready in a moment".into()))
+            }
+            NodeState::Left => Err(BalancerError::Unavailable("this node has left the mesh".into())),
+        }
+    }
+
+    /// What the node knows of the mesh.
+    pub fn status(&self) -> ClusterStatus {
+        self.with(|state, now| {
+            let mut owned: std::collections::BTreeMap<NodeId, usize> = std::collections::BTreeMap::new();
+            for (_, record) in state.ledger.iter_after(None) {
+                *owned.entry(record.writer.clone()).or_default() += 1;
+            }
+            let mut homes = |node: &NodeId| owned.remove(node).unwrap_or(0);
+            let mut members = vec![MemberStatus {
+                node: self.id().clone(),
+                state: state.view.state(),
+                generation: self.settings.me.generation,
+                version: env!("CARGO_PKG_VERSION").into(),
+                grpc: self.settings.grpc.clone(),
+                live: true,
+                homes: homes(self.id()),
+                lag: Duration::ZERO,
+                agrees: true,
+            }];
+            for (node, member) in state.view.members() {
+                let info = member.info.as_ref();
+                members.push(MemberStatus {
+                    node: node.clone(),
+                    state: info.map_or(NodeState::Joining, |info| info.state),
+                    generation: member.generation,
+                    version: info.map(|info| info.version.clone()).unwrap_or_default(),
+                    grpc: info.map(|info| info.grpc.clone()).unwrap_or_default(),
+                    live: member.is_live(),
+                    homes: homes(node),
+                    lag: now.saturating_duration_since(member.heard),
+                    agrees: info.is_some_and(|info| info.view == state.view.hash()),
+                });
+            }
+            members.sort_by(|a, b| a.node.cmp(&b.node));
+            ClusterStatus {
+                node: self.id().clone(),
+                state: state.view.state(),
+                settled: state.settled(now),
+                members,
+                origins: state.origins.registry().len(),
+                placements: state.ledger.len(),
+                conflicts: state.ledger.conflicts().count(),
+                counters: state.counters,
+            }
+        })
+    }
+}
+
+/// What came of an attempt to decide.
+enum Decision {
+    Placed(Record),
+    Refused(BalancerError),
+    Elsewhere(Address),
+    NotServing,
+}
+
+#[async_trait]
+impl<B: Board, P: Peers> Answer for Arc<Node<B, P>> {
+    async fn answer(&self, from: NodeId, clock: Stamp, request: Request) -> (Stamp, Response) {
+        self.with(|state, _| state.clock.observe(clock));
+        let response = self.respond(from, request).await;
+        (self.with(|state, _| state.clock.now()), response)
+    }
+}
+
+/// Nothing that runs under the lock panics on input; should it ever, the node goes on.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
