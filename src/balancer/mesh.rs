@@ -3,3 +3,4 @@
 pub mod message;
 pub mod port;
 pub mod record;
+pub mod rpc;

@@ -1,0 +1,181 @@
+//! How questions, answers and posts look on the wire (`proto/mesh.proto`). What comes from there is
+//! checked before anything uses it: an error names the field.
+
+mod answer;
+mod bounds;
+mod question;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use prost::Message;
+
+pub(super) use self::question::Question;
+pub use self::{
+    answer::Mismatch,
+    bounds::{MAX_CANDIDATES, MAX_ENTRIES, MAX_REASON},
+};
+use super::proto;
+use crate::balancer::mesh::{
+    message::{NodeInfo, OriginFacts, Request, Response},
+    record::Record,
+};
+
+/// The largest message, in bytes.
+pub const MAX_MESSAGE: usize = 4 << 20;
+
+/// Why bytes are not what they should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// They are not a protobuf message of this type.
+    #[error("not a valid message: {0}")]
+    Protobuf(String),
+    /// They are, but a field breaks a rule.
+    #[error("field {field}: {reason}")]
+    Field {
+        /// The field's name in `mesh.proto`.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// The kinds of questions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// [`Request::Place`].
+    Place,
+    /// [`Request::Claim`].
+    Claim,
+    /// [`Request::Renew`].
+    Renew,
+    /// [`Request::Tell`].
+    Tell,
+    /// [`Request::Lookup`].
+    Lookup,
+    /// [`Request::Snapshot`].
+    Snapshot,
+    /// [`Request::PutSession`].
+    PutSession,
+    /// [`Request::Session`].
+    Session,
+}
+
+impl Method {
+    /// All kinds.
+    pub const ALL: [Self; 8] = [
+        Self::Place,
+        Self::Claim,
+        Self::Renew,
+        Self::Tell,
+        Self::Lookup,
+        Self::Snapshot,
+        Self::PutSession,
+        Self::Session,
+    ];
+
+    /// The kind of a question.
+    pub const fn of(request: &Request) -> Self {
+        match request {
+            Request::Place { .. } => Self::Place,
+            Request::Claim { .. } => Self::Claim,
+            Request::Renew(_) => Self::Renew,
+            Request::Tell { .. } => Self::Tell,
+            Request::Lookup(_) => Self::Lookup,
+            Request::Snapshot { .. } => Self::Snapshot,
+            Request::PutSession { .. } => Self::PutSession,
+            Request::Session { .. } => Self::Session,
+        }
+    }
+
+    /// Whether the question or its answer may be about thousands of streams, and takes its time.
+    pub const fn is_bulk(self) -> bool {
+        matches!(self, Self::Renew | Self::Tell | Self::Lookup | Self::Snapshot)
+    }
+}
+
+/// A record as it is posted.
+pub fn encode_record(record: &Record) -> Vec<u8> {
+    proto::Record::from(record).encode_to_vec()
+}
+
+/// Reads what [`encode_record`] wrote.
+pub fn decode_record(bytes: &[u8]) -> Result<Record, WireError> {
+    decode::<proto::Record>(bytes)?.try_into()
+}
+
+/// What is known of an origin as it is posted. A failure's reason is cut to [`MAX_REASON`].
+pub fn encode_origin(facts: &OriginFacts) -> Vec<u8> {
+    proto::OriginFacts::from(facts).encode_to_vec()
+}
+
+/// Reads what [`encode_origin`] wrote.
+pub fn decode_origin(bytes: &[u8]) -> Result<OriginFacts, WireError> {
+    decode::<proto::OriginFacts>(bytes)?.try_into()
+}
+
+/// What a node says of itself as it is posted.
+pub fn encode_node(info: &NodeInfo) -> Vec<u8> {
+    proto::NodeInfo::from(info).encode_to_vec()
+}
+
+/// Reads what [`encode_node`] wrote.
+pub fn decode_node(bytes: &[u8]) -> Result<NodeInfo, WireError> {
+    decode::<proto::NodeInfo>(bytes)?.try_into()
+}
+
+/// The message of a question, without gRPC's framing.
+pub fn encode_request(request: &Request) -> Vec<u8> {
+    match Question::from(request) {
+        Question::Place(message) => message.encode_to_vec(),
+        Question::Claim(message) => message.encode_to_vec(),
+        Question::Renew(message) => message.encode_to_vec(),
+        Question::Tell(message) => message.encode_to_vec(),
+        Question::Lookup(message) => message.encode_to_vec(),
+        Question::Snapshot(message) => message.encode_to_vec(),
+        Question::PutSession(message) => message.encode_to_vec(),
+        Question::Session(message) => message.encode_to_vec(),
+    }
+}
+
+/// Reads what [`encode_request`] wrote.
+pub fn decode_request(method: Method, bytes: &[u8]) -> Result<Request, WireError> {
+    match method {
+        Method::Place => decode::<proto::PlaceRequest>(bytes)?.try_into(),
+        Method::Claim => decode::<proto::ClaimRequest>(bytes)?.try_into(),
+        Method::Renew => decode::<proto::RenewRequest>(bytes)?.try_into(),
+        Method::Tell => decode::<proto::TellRequest>(bytes)?.try_into(),
+        Method::Lookup => decode::<proto::LookupRequest>(bytes)?.try_into(),
+        Method::Snapshot => decode::<proto::SnapshotRequest>(bytes)?.try_into(),
+        Method::PutSession => decode::<proto::PutSessionRequest>(bytes)?.try_into(),
+        Method::Session => decode::<proto::SessionRequest>(bytes)?.try_into(),
+    }
+}
+
+/// The message of an answer to a question of the kind `method`, without gRPC's framing.
+pub fn encode_response(method: Method, response: &Response) -> Result<Vec<u8>, Mismatch> {
+    Ok(match method {
+        Method::Place => proto::PlaceResponse::try_from(response)?.encode_to_vec(),
+        Method::Claim => proto::ClaimResponse::try_from(response)?.encode_to_vec(),
+        Method::Renew | Method::Lookup => proto::RecordsResponse::try_from(response)?.encode_to_vec(),
+        Method::Tell | Method::PutSession => proto::DoneResponse::try_from(response)?.encode_to_vec(),
+        Method::Snapshot => proto::SnapshotResponse::try_from(response)?.encode_to_vec(),
+        Method::Session => proto::SessionResponse::try_from(response)?.encode_to_vec(),
+    })
+}
+
+/// Reads what [`encode_response`] wrote.
+pub fn decode_response(method: Method, bytes: &[u8]) -> Result<Response, WireError> {
+    match method {
+        Method::Place => decode::<proto::PlaceResponse>(bytes)?.try_into(),
+        Method::Claim => decode::<proto::ClaimResponse>(bytes)?.try_into(),
+        Method::Renew | Method::Lookup => decode::<proto::RecordsResponse>(bytes)?.try_into(),
+        Method::Tell | Method::PutSession => decode::<proto::DoneResponse>(bytes)?.try_into(),
+        Method::Snapshot => decode::<proto::SnapshotResponse>(bytes)?.try_into(),
+        Method::Session => decode::<proto::SessionResponse>(bytes)?.try_into(),
+    }
+}
+
+fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M, WireError> {
+    M::decode(bytes).map_err(|error| WireError::Protobuf(error.to_string()))
+}

@@ -1,0 +1,262 @@
+//! Answers on the wire.
+
+use std::time::Duration;
+
+use super::{
+    WireError,
+    bounds::{self, MAX_CANDIDATES, MAX_ENTRIES, MAX_REASON, list, present},
+    values,
+};
+use crate::balancer::{
+    BalancerError,
+    mesh::{
+        message::Response,
+        record::NodeId,
+        rpc::proto::{
+            self, claim_response, done_response, place_error, place_response, records_response, session_response,
+            snapshot_response,
+        },
+    },
+};
+
+/// An answer that is none to its question, which is a fault of the node that gives it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the answer does not belong to the question")]
+pub struct Mismatch;
+
+/// The field of every answer that says what came of the question.
+const OUTCOME: &str = "outcome";
+
+impl TryFrom<&Response> for proto::PlaceResponse {
+    type Error = Mismatch;
+
+    fn try_from(response: &Response) -> Result<Self, Mismatch> {
+        use place_response::Outcome;
+        let outcome = match response {
+            Response::Placed { record, origin } => {
+                Outcome::Placed(proto::Placed { record: Some(record.into()), origin: Some(origin.as_ref().into()) })
+            }
+            Response::Elsewhere { node, grpc } => Outcome::Elsewhere(decider_to_wire(node, grpc)),
+            Response::Refused(error) => Outcome::Refused(error.into()),
+            Response::NotServing => Outcome::NotServing(proto::NotServing {}),
+            _ => return Err(Mismatch),
+        };
+        Ok(Self { outcome: Some(outcome) })
+    }
+}
+
+impl TryFrom<proto::PlaceResponse> for Response {
+    type Error = WireError;
+
+    fn try_from(response: proto::PlaceResponse) -> Result<Self, WireError> {
+        use place_response::Outcome;
+        Ok(match present(OUTCOME, response.outcome)? {
+            Outcome::Placed(placed) => Self::Placed {
+                record: present("record", placed.record)?.try_into()?,
+                origin: Box::new(present("origin", placed.origin)?.try_into()?),
+            },
+            Outcome::Elsewhere(other) => {
+                let (node, grpc) = decider(other)?;
+                Self::Elsewhere { node, grpc }
+            }
+            Outcome::Refused(error) => Self::Refused(error.try_into()?),
+            Outcome::NotServing(_) => Self::NotServing,
+        })
+    }
+}
+
+fn decider_to_wire(node: &NodeId, grpc: &str) -> proto::Decider {
+    proto::Decider { node: node.as_str().to_owned(), grpc: grpc.to_owned() }
+}
+
+fn decider(decider: proto::Decider) -> Result<(NodeId, String), WireError> {
+    Ok((bounds::node("node", decider.node)?, bounds::address("grpc", decider.grpc)?))
+}
+
+impl From<&BalancerError> for proto::PlaceError {
+    fn from(error: &BalancerError) -> Self {
+        use place_error::{NoOrigin, Reason};
+        let reason = match error {
+            BalancerError::NoOrigin { protocol, registered } => Reason::NoOrigin(NoOrigin {
+                protocol: values::protocol_to_wire(*protocol),
+                registered: *registered as u64,
+            }),
+            BalancerError::Full(text) => Reason::Full(bounds::cut(text, MAX_REASON)),
+            BalancerError::Unavailable(text) => Reason::Unavailable(bounds::cut(text, MAX_REASON)),
+        };
+        Self { reason: Some(reason) }
+    }
+}
+
+impl TryFrom<proto::PlaceError> for BalancerError {
+    type Error = WireError;
+
+    fn try_from(error: proto::PlaceError) -> Result<Self, WireError> {
+        use place_error::Reason;
+        Ok(match present("reason", error.reason)? {
+            Reason::NoOrigin(none) => Self::NoOrigin {
+                protocol: values::protocol("protocol", none.protocol)?,
+                registered: usize::try_from(none.registered).unwrap_or(usize::MAX),
+            },
+            Reason::Full(text) => Self::Full(bounds::text("full", text, MAX_REASON)?),
+            Reason::Unavailable(text) => Self::Unavailable(bounds::text("unavailable", text, MAX_REASON)?),
+        })
+    }
+}
+
+impl TryFrom<&Response> for proto::ClaimResponse {
+    type Error = Mismatch;
+
+    fn try_from(response: &Response) -> Result<Self, Mismatch> {
+        use claim_response::Outcome;
+        let outcome = match response {
+            Response::Granted { known, floor } => {
+                Outcome::Granted(proto::Granted { known: known.iter().map(Into::into).collect(), floor: *floor })
+            }
+            Response::Held { node, grpc } => Outcome::Held(decider_to_wire(node, grpc)),
+            Response::NotServing => Outcome::NotServing(proto::NotServing {}),
+            _ => return Err(Mismatch),
+        };
+        Ok(Self { outcome: Some(outcome) })
+    }
+}
+
+impl TryFrom<proto::ClaimResponse> for Response {
+    type Error = WireError;
+
+    fn try_from(response: proto::ClaimResponse) -> Result<Self, WireError> {
+        use claim_response::Outcome;
+        Ok(match present(OUTCOME, response.outcome)? {
+            Outcome::Granted(granted) => Self::Granted {
+                known: list("known", granted.known, MAX_CANDIDATES, TryInto::try_into)?,
+                floor: granted.floor,
+            },
+            Outcome::Held(other) => {
+                let (node, grpc) = decider(other)?;
+                Self::Held { node, grpc }
+            }
+            Outcome::NotServing(_) => Self::NotServing,
+        })
+    }
+}
+
+impl TryFrom<&Response> for proto::RecordsResponse {
+    type Error = Mismatch;
+
+    fn try_from(response: &Response) -> Result<Self, Mismatch> {
+        use records_response::Outcome;
+        let outcome = match response {
+            Response::Records(records) => Outcome::Records(values::records_to_wire(records)),
+            Response::NotServing => Outcome::NotServing(proto::NotServing {}),
+            _ => return Err(Mismatch),
+        };
+        Ok(Self { outcome: Some(outcome) })
+    }
+}
+
+impl TryFrom<proto::RecordsResponse> for Response {
+    type Error = WireError;
+
+    fn try_from(response: proto::RecordsResponse) -> Result<Self, WireError> {
+        use records_response::Outcome;
+        Ok(match present(OUTCOME, response.outcome)? {
+            Outcome::Records(records) => Self::Records(values::records("records", Some(records))?),
+            Outcome::NotServing(_) => Self::NotServing,
+        })
+    }
+}
+
+impl TryFrom<&Response> for proto::DoneResponse {
+    type Error = Mismatch;
+
+    fn try_from(response: &Response) -> Result<Self, Mismatch> {
+        use done_response::Outcome;
+        let outcome = match response {
+            Response::Done => Outcome::Done(proto::Done {}),
+            Response::NotServing => Outcome::NotServing(proto::NotServing {}),
+            _ => return Err(Mismatch),
+        };
+        Ok(Self { outcome: Some(outcome) })
+    }
+}
+
+impl TryFrom<proto::DoneResponse> for Response {
+    type Error = WireError;
+
+    fn try_from(response: proto::DoneResponse) -> Result<Self, WireError> {
+        use done_response::Outcome;
+        Ok(match present(OUTCOME, response.outcome)? {
+            Outcome::Done(_) => Self::Done,
+            Outcome::NotServing(_) => Self::NotServing,
+        })
+    }
+}
+
+impl TryFrom<&Response> for proto::SnapshotResponse {
+    type Error = Mismatch;
+
+    fn try_from(response: &Response) -> Result<Self, Mismatch> {
+        use snapshot_response::Outcome;
+        let outcome = match response {
+            Response::Page { records, origins, floor, more } => Outcome::Page(proto::Page {
+                records: Some(values::records_to_wire(records)),
+                origins: origins
+                    .iter()
+                    .map(|(facts, age)| proto::AgedOrigin { facts: Some(facts.into()), age_ms: bounds::millis(*age) })
+                    .collect(),
+                floor: *floor,
+                more: *more,
+            }),
+            Response::NotServing => Outcome::NotServing(proto::NotServing {}),
+            _ => return Err(Mismatch),
+        };
+        Ok(Self { outcome: Some(outcome) })
+    }
+}
+
+impl TryFrom<proto::SnapshotResponse> for Response {
+    type Error = WireError;
+
+    fn try_from(response: proto::SnapshotResponse) -> Result<Self, WireError> {
+        use snapshot_response::Outcome;
+        Ok(match present(OUTCOME, response.outcome)? {
+            Outcome::Page(page) => Self::Page {
+                records: values::records("records", page.records)?,
+                origins: list("origins", page.origins, MAX_ENTRIES, |aged| {
+                    Ok((present("facts", aged.facts)?.try_into()?, Duration::from_millis(aged.age_ms)))
+                })?,
+                floor: page.floor,
+                more: page.more,
+            },
+            Outcome::NotServing(_) => Self::NotServing,
+        })
+    }
+}
+
+impl TryFrom<&Response> for proto::SessionResponse {
+    type Error = Mismatch;
+
+    fn try_from(response: &Response) -> Result<Self, Mismatch> {
+        use session_response::Outcome;
+        let outcome = match response {
+            Response::Session(stream) => {
+                Outcome::Found(proto::Found { stream: stream.as_ref().map(|key| key.as_str().to_owned()) })
+            }
+            Response::NotServing => Outcome::NotServing(proto::NotServing {}),
+            _ => return Err(Mismatch),
+        };
+        Ok(Self { outcome: Some(outcome) })
+    }
+}
+
+impl TryFrom<proto::SessionResponse> for Response {
+    type Error = WireError;
+
+    fn try_from(response: proto::SessionResponse) -> Result<Self, WireError> {
+        use session_response::Outcome;
+        Ok(match present(OUTCOME, response.outcome)? {
+            Outcome::Found(found) => Self::Session(found.stream.map(|key| bounds::stream("stream", &key)).transpose()?),
+            Outcome::NotServing(_) => Self::NotServing,
+        })
+    }
+}
