@@ -2,7 +2,6 @@
 //! come to agree.
 
 mod decide;
-#[cfg_attr(not(test), expect(dead_code, reason = "the balancers of several nodes use it"))]
 mod holds;
 mod lease;
 pub mod memory;
@@ -17,6 +16,7 @@ use async_trait::async_trait;
 use tokio::{sync::watch, time::Instant};
 
 pub use lease::Lease;
+pub use mesh::status::{ClusterStatus, MemberStatus};
 
 use crate::{
     origin::{Origin, OriginId, Protocol},
@@ -190,6 +190,17 @@ pub trait Balancer: Send + Sync + 'static {
 
     /// Whether this node can place streams now.
     async fn ready(&self) -> Result<(), BalancerError>;
+
+    /// What this node knows of the others, where it knows them.
+    fn cluster(&self) -> Option<ClusterStatus> {
+        None
+    }
+
+    /// Gives up what only a node that serves may do. Its sessions go on, and it may still be asked.
+    async fn drain(&self) {}
+
+    /// Ends: tells the others, so that nobody waits for this node. Its sessions have ended.
+    async fn leave(&self) {}
 }
 
 /// Stands for deadlines that the clock cannot express.

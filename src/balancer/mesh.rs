@@ -1,6 +1,96 @@
 //! Nodes that agree by gossip and by asking each other. `mesh/RULES.md` says by what rules.
 
+mod claims;
+pub mod clock;
+mod ended;
+mod ledger;
 pub mod message;
+pub mod node;
+mod origins;
 pub mod port;
+pub mod post;
 pub mod record;
 pub mod rpc;
+pub mod status;
+mod view;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use self::{
+    node::Node,
+    port::{Board, Peers},
+    status::ClusterStatus,
+};
+use super::{
+    Balancer, BalancerError, Intent, OriginStatus, Page, PlaceRequest, Placement, PlacementStatus, Reachability,
+};
+use crate::{
+    origin::{Origin, OriginId},
+    stream::StreamKey,
+};
+
+/// The balancer of a node of a mesh.
+pub struct MeshBalancer<B, P> {
+    node: Arc<Node<B, P>>,
+}
+
+impl<B: Board, P: Peers> MeshBalancer<B, P> {
+    /// The balancer that `node` is. The node must run.
+    pub fn new(node: Arc<Node<B, P>>) -> Self {
+        Self { node }
+    }
+}
+
+#[async_trait]
+impl<B: Board, P: Peers> Balancer for MeshBalancer<B, P> {
+    async fn register(&self, origin: Origin) -> Result<(), BalancerError> {
+        self.node.register(origin)
+    }
+
+    async fn origins(&self) -> Result<Vec<OriginStatus>, BalancerError> {
+        Ok(self.node.origins())
+    }
+
+    async fn report(&self, origin: &OriginId, seen: Reachability) {
+        self.node.report(origin, seen);
+    }
+
+    async fn place(&self, request: PlaceRequest<'_>) -> Result<Placement, BalancerError> {
+        self.node.place(request).await
+    }
+
+    fn hold(&self, placement: &Placement, intent: Intent) -> watch::Receiver<u64> {
+        self.node.hold(placement, intent)
+    }
+
+    fn release(&self, stream: &StreamKey, intent: Intent) {
+        self.node.release(stream, intent);
+    }
+
+    async fn placements(&self, page: Page) -> Result<(Vec<PlacementStatus>, usize), BalancerError> {
+        Ok(self.node.placements(page))
+    }
+
+    async fn put_session(&self, id: &str, stream: &StreamKey, ttl: Duration) -> Result<(), BalancerError> {
+        self.node.put_session(id, stream, ttl).await
+    }
+
+    async fn session(&self, id: &str) -> Result<Option<StreamKey>, BalancerError> {
+        self.node.session(id).await
+    }
+
+    async fn ready(&self) -> Result<(), BalancerError> {
+        self.node.ready()
+    }
+
+    fn cluster(&self) -> Option<ClusterStatus> {
+        Some(self.node.status())
+    }
+
+    async fn drain(&self) {
+        self.node.drain().await;
+    }
+}

@@ -1,7 +1,6 @@
 //! What a node knows of every stream, and what it answers for. Pure: times come in, effects come out.
 
 use std::{
-    cmp::Ordering,
     collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
@@ -85,7 +84,6 @@ pub struct Ledger {
     by_origin: HashMap<OriginId, usize>,
     /// Streams of which records conflict, since when.
     conflicts: BTreeMap<StreamKey, Instant>,
-    own: usize,
     ended: Ended,
     effects: Vec<Effect>,
 }
@@ -101,7 +99,6 @@ impl Ledger {
             due: BTreeSet::new(),
             by_origin: HashMap::new(),
             conflicts: BTreeMap::new(),
-            own: 0,
             ended: Ended::new(capacity),
             effects: Vec::new(),
         }
@@ -132,11 +129,6 @@ impl Ledger {
     /// How many streams are known.
     pub fn len(&self) -> usize {
         self.streams.len()
-    }
-
-    /// How many streams this node answers for.
-    pub fn own(&self) -> usize {
-        self.own
     }
 
     /// How many streams are placed on an origin.
@@ -170,6 +162,12 @@ impl Ledger {
         self.streams.iter().filter_map(|(stream, entry)| {
             entry.records.iter().find(|known| known.own).map(|known| (stream, &known.record))
         })
+    }
+
+    /// All who wrote a record.
+    pub fn writers(&self) -> BTreeSet<NodeId> {
+        let records = self.streams.values().flat_map(|entry| &entry.records);
+        records.map(|known| known.record.writer.clone()).collect()
     }
 
     /// Streams and the record of each that counts, ordered by stream, from the one after `after`.
@@ -221,7 +219,7 @@ impl Ledger {
     pub fn orphan(&mut self, writer: &NodeId, now: Instant) {
         let until = after(now, self.times.hold.max(self.times.connecting) + self.times.lease);
         let orphaned = |known: &Known| known.record.writer == *writer && !known.own;
-        for stream in self.written_as(&orphaned) {
+        for stream in self.written_as(orphaned) {
             self.edit(&stream, now, |entry| {
                 for known in entry.records.iter_mut().filter(|known| orphaned(known)) {
                     known.until = Some(until);
@@ -233,7 +231,7 @@ impl Ledger {
     /// Takes note that a node is back, and with it all that it has on the board.
     pub fn reclaim(&mut self, writer: &NodeId, now: Instant) {
         let reclaimed = |known: &Known| known.record.writer == *writer && !known.own && known.until.is_some();
-        for stream in self.written_as(&reclaimed) {
+        for stream in self.written_as(reclaimed) {
             self.edit(&stream, now, |entry| {
                 for known in entry.records.iter_mut().filter(|known| reclaimed(known)) {
                     known.until = None;
@@ -244,7 +242,13 @@ impl Ledger {
 
     /// Writes this node's record of a stream, which takes the place of all that are known, and keeps
     /// it for the client that asked. The stream stays where it is, or moves to `origin`, or is new.
-    pub fn assign(&mut self, stream: &StreamKey, origin: &OriginId, stamp: Stamp, now: Instant) -> Result<Record, BalancerError> {
+    pub fn assign(
+        &mut self,
+        stream: &StreamKey,
+        origin: &OriginId,
+        stamp: Stamp,
+        now: Instant,
+    ) -> Result<Record, BalancerError> {
         let current = self.get(stream).cloned();
         if current.is_none() {
             self.make_room(now)?;
@@ -261,7 +265,9 @@ impl Ledger {
         };
         self.write(stream, origin, epoch, since, stamp, now);
         self.keep(stream, now);
-        self.get(stream).cloned().ok_or_else(|| BalancerError::Unavailable("the stream ended while it was placed".into()))
+        self.get(stream)
+            .cloned()
+            .ok_or_else(|| BalancerError::Unavailable("the stream ended while it was placed".into()))
     }
 
     /// Lifts the epoch of a stream that stays where it is above all at which it ended once (rule 4).
@@ -314,7 +320,15 @@ impl Ledger {
     }
 
     /// Takes the sessions that a node has on a stream; none if both counts are zero.
-    pub fn lease(&mut self, stream: &StreamKey, node: &NodeId, record: &Record, users: (u32, u32), stamp: Stamp, now: Instant) {
+    pub fn lease(
+        &mut self,
+        stream: &StreamKey,
+        node: &NodeId,
+        record: &Record,
+        users: (u32, u32),
+        stamp: Stamp,
+        now: Instant,
+    ) {
         if !self.streams.contains_key(stream) {
             return;
         }
@@ -372,7 +386,8 @@ impl Ledger {
             history.remove(&me);
             // What the former home said of publishers holds until their nodes renew.
             let taken_over = entry.records.first().filter(|known| !known.own && known.record.origin == *origin);
-            let published = entry.published(origin) || (entry.leases.is_empty() && taken_over.is_some_and(|k| k.record.published));
+            let published =
+                entry.published(origin) || (entry.leases.is_empty() && taken_over.is_some_and(|k| k.record.published));
             if !entry.records.iter().any(|known| known.own) && entry.leases.is_empty() {
                 entry.kept = entry.kept.max(connecting);
             }
@@ -409,7 +424,8 @@ impl Ledger {
 
         let current = entry.records.first().map(|known| known.record.clone());
         let own = entry.records.iter().find(|known| known.own).map(|known| known.record.clone());
-        let agreed = entry.records.iter().all(|known| Some(&known.record.origin) == current.as_ref().map(|c| &c.origin));
+        let agreed =
+            entry.records.iter().all(|known| Some(&known.record.origin) == current.as_ref().map(|c| &c.origin));
         let due = entry.next_due(self.times.hold);
         if due != entry.due {
             if let Some(before) = std::mem::replace(&mut entry.due, due) {
@@ -431,11 +447,9 @@ impl Ledger {
         match (own_before, own) {
             (None, None) => {}
             (Some(_), None) => {
-                self.own -= 1;
                 self.effects.push(Effect::Unpost(stream.clone()));
             }
             (before, Some(own)) => {
-                self.own += usize::from(before.is_none());
                 if before.as_ref() != Some(&own) {
                     self.effects.push(Effect::Post(stream.clone(), own));
                 }

@@ -9,8 +9,8 @@ use crate::{
     stream::StreamKey,
 };
 
-/// What a node does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// What a node does, in the order of its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum NodeState {
     /// It learns what the others know, and decides nothing.
     Joining,

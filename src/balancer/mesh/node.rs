@@ -22,16 +22,13 @@ pub use self::state::Counters;
 use self::state::State;
 use super::{
     clock::WallClock,
-    message::{Address, CallError, Incarnation, NodeState, Renewal, Request, Response},
+    message::{Address, CallError, Incarnation, NodeState, Request, Response},
     port::{Answer, Board, Peers},
     record::{NodeId, Record, Stamp},
     status::{ClusterStatus, MemberStatus},
 };
 use crate::{
-    balancer::{
-        BalancerError, Intent, OriginStatus, Page, PlaceRequest, Placement, PlacementStatus, Reachability,
-        registry::Change,
-    },
+    balancer::{BalancerError, Intent, OriginStatus, Page, Placement, PlacementStatus, Reachability, registry::Change},
     config::Policy,
     origin::{Origin, OriginId},
     stream::StreamKey,

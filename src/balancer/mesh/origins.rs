@@ -25,7 +25,7 @@ const MAX_UNTOLD: Duration = Duration::from_secs(15);
 
 /// All origins that a node knows, and what is to be posted of them.
 #[derive(Debug)]
-pub struct Origins {
+pub(super) struct Origins {
     registry: Registry,
     facts: BTreeMap<OriginId, Facts>,
     ttl: Duration,
@@ -123,7 +123,8 @@ impl Origins {
             Reachability::Reached => None,
         };
         self.registry.report(id, seen, now, changes);
-        if !changes[earlier..].iter().any(|change| matches!(change, Change::Suspected { .. } | Change::Cleared { .. })) {
+        if !changes[earlier..].iter().any(|change| matches!(change, Change::Suspected { .. } | Change::Cleared { .. }))
+        {
             return;
         }
         let Some(facts) = self.facts.get_mut(id) else { return };
@@ -212,8 +213,7 @@ impl Origins {
 
 impl Facts {
     fn new(origin: Origin, beat: Stamp, learned: Instant) -> Self {
-        let joined =
-            OriginFacts { origin, beat, failed: None, cleared: Stamp::default(), retired: Stamp::default() };
+        let joined = OriginFacts { origin, beat, failed: None, cleared: Stamp::default(), retired: Stamp::default() };
         Self { joined, learned, posted: None }
     }
 }

@@ -137,7 +137,10 @@ impl View {
                 gone.push(node.clone());
             }
         }
-        for seen in live.iter().filter(|seen| seen.node != self.me.node) {
+        for seen in live {
+            if seen.node == self.me.node {
+                continue;
+            }
             let member = self.members.get(&seen.node);
             match member {
                 Some(member) if member.generation > seen.generation => {}
@@ -150,9 +153,8 @@ impl View {
                 _ => self.appear(seen, now),
             }
         }
-        self.members.retain(|_, member| {
-            member.gone.is_none_or(|since| now.saturating_duration_since(since) < REMEMBERED * 6)
-        });
+        self.members
+            .retain(|_, member| member.gone.is_none_or(|since| now.saturating_duration_since(since) < REMEMBERED * 6));
         Changed { back, ..self.recount(now, gone) }
     }
 
@@ -162,8 +164,7 @@ impl View {
         }
         let known = self.members.remove(&seen.node).filter(|known| known.generation == seen.generation);
         let info = known.and_then(|known| known.info);
-        let member =
-            Member { generation: seen.generation, info, heard: now, gone: None, unresponsive_until: None };
+        let member = Member { generation: seen.generation, info, heard: now, gone: None, unresponsive_until: None };
         self.members.insert(seen.node.clone(), member);
     }
 
@@ -251,7 +252,11 @@ impl View {
 
     /// The home of `name`, these nodes not counted.
     pub fn home(&self, name: &str, without: &[NodeId]) -> Option<NodeId> {
-        self.deciders().filter(|node| !without.contains(node)).map(|node| (rank(&node, name), node)).max().map(|(_, n)| n)
+        self.deciders()
+            .filter(|node| !without.contains(node))
+            .map(|node| (rank(&node, name), node))
+            .max()
+            .map(|(_, n)| n)
     }
 
     fn deciders(&self) -> impl Iterator<Item = NodeId> {

@@ -20,7 +20,7 @@ use crate::{
             origins::Origins,
             port::Board,
             post,
-            record::{NodeId, Record},
+            record::Record,
             view::{Changed, View},
         },
         records::Records,
@@ -186,6 +186,15 @@ impl State {
         self.view_changed(&changed, now);
     }
 
+    /// Of records whose writer is not there to take them back, those that nobody renews end.
+    pub fn forget_doubtful(&mut self, now: Instant) {
+        let live = self.view.members().filter(|(_, member)| member.is_live()).map(|(node, _)| node.clone());
+        let live: BTreeSet<_> = live.collect();
+        for writer in self.ledger.writers().difference(&live).cloned().collect::<Vec<_>>() {
+            self.ledger.orphan(&writer, now);
+        }
+    }
+
     pub fn expire_origins(&mut self, board: &impl Board, now: Instant) {
         for id in self.origins.expire(now, &mut self.changes) {
             board.delete(&post::origin_key(&id));
@@ -275,20 +284,23 @@ impl State {
     }
 
     /// The sessions that this node has on a stream.
-    pub fn renewal(&self, stream: &StreamKey) -> Option<Renewal> {
-        let users = self.holds.users(stream);
-        let mut record = self.ledger.get(stream)?.clone();
-        if let Some(held) = self.holds.get(stream) {
-            // What they use, which is not what counts if they are about to be sent away.
-            record.origin = held.origin.clone();
+    pub fn renewal(&mut self, stream: &StreamKey, now: Instant) -> Option<Renewal> {
+        let held = self.holds.get(stream).map(|held| (held.origin.clone(), held.epoch, held.users));
+        if let Some((origin, epoch, _)) = &held {
+            let stamp = self.clock.now();
+            self.ledger.restore(stream, origin, *epoch, stamp, now);
         }
+        let mut records = self.ledger.all(stream);
+        let Some((origin, _, users)) = held else {
+            let record = (!records.is_empty()).then(|| records.swap_remove(0))?;
+            return Some(Renewal { stream: stream.clone(), record, publishers: 0, players: 0 });
+        };
         let count = |users: usize| u32::try_from(users).unwrap_or(u32::MAX);
-        Some(Renewal {
-            stream: stream.clone(),
-            record,
-            publishers: count(users.publishers),
-            players: count(users.players),
-        })
+        // Sessions on an origin that no record names are about to be sent away.
+        let used = records.iter().position(|record| record.origin == origin);
+        let (publishers, players) = used.map_or((0, 0), |_| (count(users.publishers), count(users.players)));
+        let record = records.swap_remove(used.unwrap_or(0));
+        Some(Renewal { stream: stream.clone(), record, publishers, players })
     }
 
     pub fn origin_statuses(&self, now: Instant) -> Vec<OriginStatus> {
@@ -314,9 +326,5 @@ impl State {
         let live = |record: &Record| all_live || self.origins.registry().get(&record.origin).is_some();
         let live = self.ledger.iter_after(None).filter(|(_, record)| live(record));
         (live.skip(page.start).take(page.count).filter_map(status).collect(), total)
-    }
-
-    pub fn counted(&self, node: &NodeId) -> bool {
-        self.view.members().any(|(member, _)| member == node)
     }
 }

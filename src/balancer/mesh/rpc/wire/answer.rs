@@ -10,8 +10,7 @@ use super::{
 use crate::balancer::{
     BalancerError,
     mesh::{
-        message::Response,
-        record::NodeId,
+        message::{Address, Response},
         rpc::proto::{
             self, claim_response, done_response, place_error, place_response, records_response, session_response,
             snapshot_response,
@@ -36,7 +35,7 @@ impl TryFrom<&Response> for proto::PlaceResponse {
             Response::Placed { record, origin } => {
                 Outcome::Placed(proto::Placed { record: Some(record.into()), origin: Some(origin.as_ref().into()) })
             }
-            Response::Elsewhere { node, grpc } => Outcome::Elsewhere(decider_to_wire(node, grpc)),
+            Response::Elsewhere(other) => Outcome::Elsewhere(other.into()),
             Response::Refused(error) => Outcome::Refused(error.into()),
             Response::NotServing => Outcome::NotServing(proto::NotServing {}),
             _ => return Err(Mismatch),
@@ -55,22 +54,25 @@ impl TryFrom<proto::PlaceResponse> for Response {
                 record: present("record", placed.record)?.try_into()?,
                 origin: Box::new(present("origin", placed.origin)?.try_into()?),
             },
-            Outcome::Elsewhere(other) => {
-                let (node, grpc) = decider(other)?;
-                Self::Elsewhere { node, grpc }
-            }
+            Outcome::Elsewhere(other) => Self::Elsewhere(other.try_into()?),
             Outcome::Refused(error) => Self::Refused(error.try_into()?),
             Outcome::NotServing(_) => Self::NotServing,
         })
     }
 }
 
-fn decider_to_wire(node: &NodeId, grpc: &str) -> proto::Decider {
-    proto::Decider { node: node.as_str().to_owned(), grpc: grpc.to_owned() }
+impl From<&Address> for proto::Decider {
+    fn from(address: &Address) -> Self {
+        Self { node: address.node.as_str().to_owned(), grpc: address.grpc.clone() }
+    }
 }
 
-fn decider(decider: proto::Decider) -> Result<(NodeId, String), WireError> {
-    Ok((bounds::node("node", decider.node)?, bounds::address("grpc", decider.grpc)?))
+impl TryFrom<proto::Decider> for Address {
+    type Error = WireError;
+
+    fn try_from(decider: proto::Decider) -> Result<Self, WireError> {
+        Ok(Self { node: bounds::node("node", decider.node)?, grpc: bounds::address("grpc", decider.grpc)? })
+    }
 }
 
 impl From<&BalancerError> for proto::PlaceError {
@@ -110,10 +112,11 @@ impl TryFrom<&Response> for proto::ClaimResponse {
     fn try_from(response: &Response) -> Result<Self, Mismatch> {
         use claim_response::Outcome;
         let outcome = match response {
-            Response::Granted { known, floor } => {
-                Outcome::Granted(proto::Granted { known: known.iter().map(Into::into).collect(), floor: *floor })
-            }
-            Response::Held { node, grpc } => Outcome::Held(decider_to_wire(node, grpc)),
+            Response::Claimed { known, floor, held } => Outcome::Claimed(proto::Claimed {
+                known: known.iter().map(Into::into).collect(),
+                floor: *floor,
+                held: held.as_ref().map(Into::into),
+            }),
             Response::NotServing => Outcome::NotServing(proto::NotServing {}),
             _ => return Err(Mismatch),
         };
@@ -127,14 +130,11 @@ impl TryFrom<proto::ClaimResponse> for Response {
     fn try_from(response: proto::ClaimResponse) -> Result<Self, WireError> {
         use claim_response::Outcome;
         Ok(match present(OUTCOME, response.outcome)? {
-            Outcome::Granted(granted) => Self::Granted {
-                known: list("known", granted.known, MAX_CANDIDATES, TryInto::try_into)?,
-                floor: granted.floor,
+            Outcome::Claimed(claimed) => Self::Claimed {
+                known: list("known", claimed.known, MAX_CANDIDATES, TryInto::try_into)?,
+                floor: claimed.floor,
+                held: claimed.held.map(TryInto::try_into).transpose()?,
             },
-            Outcome::Held(other) => {
-                let (node, grpc) = decider(other)?;
-                Self::Held { node, grpc }
-            }
             Outcome::NotServing(_) => Self::NotServing,
         })
     }

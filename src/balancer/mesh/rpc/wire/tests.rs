@@ -7,7 +7,7 @@ use crate::{
     balancer::{
         BalancerError, Intent,
         mesh::{
-            message::{NodeState, Renewal},
+            message::{Address, NodeState, Renewal},
             record::{MAX_HISTORY, NodeId, Stamp},
         },
     },
@@ -157,11 +157,12 @@ fn response() -> impl Strategy<Value = (Method, Response)> {
     prop_oneof![
         (record(), facts())
             .prop_map(|(record, origin)| (Method::Place, Response::Placed { record, origin: Box::new(origin) })),
-        (node(), address()).prop_map(|(node, grpc)| (Method::Place, Response::Elsewhere { node, grpc })),
+        (node(), address()).prop_map(|(node, grpc)| (Method::Place, Response::Elsewhere(Address { node, grpc }))),
         refused().prop_map(|error| (Method::Place, Response::Refused(error))),
-        (vec(record(), 0..3), any::<u64>())
-            .prop_map(|(known, floor)| (Method::Claim, Response::Granted { known, floor })),
-        (node(), address()).prop_map(|(node, grpc)| (Method::Claim, Response::Held { node, grpc })),
+        (vec(record(), 0..3), any::<u64>(), option::of((node(), address()))).prop_map(|(known, floor, held)| {
+            let held = held.map(|(node, grpc)| Address { node, grpc });
+            (Method::Claim, Response::Claimed { known, floor, held })
+        }),
         (select(vec![Method::Renew, Method::Lookup]), entries())
             .prop_map(|(method, records)| (method, Response::Records(records))),
         page.prop_map(|page| (Method::Snapshot, page)),

@@ -1,0 +1,142 @@
+//! How a node begins and ends (rules 10 and 11).
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    Node,
+    duties::{Told, batches},
+};
+use crate::balancer::mesh::{
+    message::{Address, NodeState, Request, Response},
+    port::{Board, News, Peers},
+};
+
+/// How often a joining node looks whom it could ask.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long nodes that all join wait for each other, before one of them begins.
+const FIRST: Duration = Duration::from_secs(1);
+/// How long all of what a leaving node tells may take.
+const HANDOVER: Duration = Duration::from_secs(5);
+/// Pages of a snapshot, at the most.
+const MAX_PAGES: usize = 1_000;
+
+impl<B: Board, P: Peers> Node<B, P> {
+    /// Lives: joins, and does its duties until this is dropped.
+    pub async fn run(self: Arc<Self>, news: mpsc::Receiver<News>) {
+        tokio::join!(self.follow(news), self.join(), self.keep_order(), self.renew());
+    }
+
+    fn enter(&self, phase: NodeState) {
+        self.with(|state, now| {
+            let changed = state.view.set_state(phase, now);
+            state.view_changed(&changed, now);
+        });
+        self.phase.send_replace(phase);
+        tracing::info!(node = %self.id(), state = phase.as_str(), "mesh");
+    }
+
+    /// Learns what the others know, and serves then.
+    async fn join(&self) {
+        let started = Instant::now();
+        loop {
+            let (serving, first) = self.with(|state, _| {
+                let live = || state.view.members().filter(|(_, member)| member.is_live());
+                let serving = live().filter(|(_, m)| m.info.as_ref().is_some_and(|i| i.state == NodeState::Serving));
+                let serving: Vec<_> = serving.filter_map(|(node, _)| state.view.address(node)).collect();
+                (serving, live().next().map(|(node, _)| node > self.id()))
+            });
+            for node in serving {
+                if self.take_snapshot(&node).await {
+                    return self.enter(NodeState::Serving);
+                }
+            }
+            let waited = started.elapsed();
+            let patience = match first {
+                // Of several that join, the first by name begins. The others take over from it.
+                Some(true) => FIRST.min(self.settings.join),
+                _ if !self.settings.expects_others => Duration::ZERO,
+                _ => self.settings.join,
+            };
+            if waited >= patience {
+                tracing::info!(?waited, "no node of the mesh serves that could be joined; this one begins");
+                return self.enter(NodeState::Serving);
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Takes over all that a node knows. Says whether that is complete.
+    async fn take_snapshot(&self, from: &Address) -> bool {
+        let (mut after, mut taken) = (None, 0);
+        for _ in 0..MAX_PAGES {
+            let page = self.call(from, Request::Snapshot { after: after.take() }).await;
+            let Ok(Response::Page { records, origins, floor, more }) = page else {
+                tracing::warn!(node = %from, answer = ?page.err(), "the node did not tell what it knows");
+                return false;
+            };
+            taken += records.len();
+            let last = records.last().map(|(stream, _)| stream.clone());
+            self.with(|state, now| {
+                state.ledger.raise_floors(floor);
+                for (facts, age) in &origins {
+                    state.clock.observe(facts.beat.max(facts.cleared).max(facts.retired));
+                    let super::State { origins, changes, .. } = state;
+                    origins.learn(facts, *age, now, changes);
+                }
+                for (stream, record) in &records {
+                    state.clock.observe(record.written);
+                    state.ledger.merge(stream, record, false, now);
+                }
+            });
+            if !more || last.is_none() {
+                self.with(|state, now| state.forget_doubtful(now));
+                tracing::info!(node = %from, records = taken, "took over what the node knows");
+                return true;
+            }
+            after = last;
+        }
+        false
+    }
+
+    /// Gives up this node's share: it is the home of nothing from now on.
+    pub async fn drain(self: &Arc<Self>) {
+        if *self.phase.borrow() >= NodeState::Draining {
+            return;
+        }
+        self.enter(NodeState::Draining);
+        let told = self.with(|state, _| {
+            let mut told = Told::new();
+            for (stream, record) in state.ledger.own_records() {
+                if let Some(home) = state.view.home(stream.as_str(), &[])
+                    && let Some(address) = state.view.address(&home)
+                {
+                    told.entry(home).or_insert_with(|| (address, Vec::new())).1.push((stream.clone(), record.clone()));
+                }
+            }
+            told
+        });
+        let hand_over = async {
+            for (address, records) in told.into_values() {
+                for records in batches(&records) {
+                    if let Err(error) = self.call(&address, Request::Tell { records, adopt: true }).await {
+                        tracing::warn!(node = %address, %error, "the node did not take over; it learns by gossip");
+                        break;
+                    }
+                }
+            }
+        };
+        if timeout(HANDOVER, hand_over).await.is_err() {
+            tracing::warn!("not all placements were handed over in time; the others learn of them by gossip");
+        }
+    }
+
+    /// Says that this node has ended, so that nobody waits for it.
+    pub fn leave(&self) {
+        self.enter(NodeState::Left);
+    }
+}

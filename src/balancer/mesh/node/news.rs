@@ -1,0 +1,74 @@
+//! What a node does with the posts of others.
+
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{Node, state::State};
+use crate::balancer::mesh::{
+    message::Incarnation,
+    port::{Board, News, Peers},
+    post::{self, Key},
+};
+
+/// How many news are taken at a time.
+const BATCH: usize = 64;
+
+impl<B: Board, P: Peers> Node<B, P> {
+    /// Takes news until there are no more to come.
+    pub(super) async fn follow(&self, mut news: mpsc::Receiver<News>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while news.recv_many(&mut batch, BATCH).await > 0 {
+            self.with(|state, now| {
+                for news in batch.drain(..) {
+                    state.take_news(news, now);
+                }
+            });
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl State {
+    fn take_news(&mut self, news: News, now: Instant) {
+        match news {
+            News::Live(live) => self.set_live(&live, now),
+            News::Heard(nodes) => nodes.iter().for_each(|node| self.view.heard(node, now)),
+            News::Set { from, key, value } => {
+                if let Err(error) = self.take_post(&from, &key, &value, now) {
+                    self.counters.bad_posts += 1;
+                    tracing::debug!(node = %from.node, key, %error, "a node posted something that makes no sense");
+                }
+            }
+            News::Deleted { from, key } => {
+                if let Some(Key::Place(stream)) = post::parse_key(&key) {
+                    self.ledger.unposted(&stream, &from.node, now);
+                }
+            }
+        }
+    }
+
+    fn take_post(&mut self, from: &Incarnation, key: &str, value: &[u8], now: Instant) -> Result<(), String> {
+        match post::parse_key(key) {
+            None => {}
+            Some(Key::Node) => {
+                let info = post::decode_node(value).map_err(|error| error.to_string())?;
+                let changed = self.view.set_info(from, info, now);
+                self.view_changed(&changed, now);
+            }
+            Some(Key::Origin) => {
+                let facts = post::decode_origin(value).map_err(|error| error.to_string())?;
+                self.clock.observe(facts.beat.max(facts.cleared).max(facts.retired));
+                let Self { origins, changes, .. } = self;
+                origins.learn(&facts, std::time::Duration::ZERO, now, changes);
+            }
+            Some(Key::Place(stream)) => {
+                let record = post::decode_record(value).map_err(|error| error.to_string())?;
+                if record.writer != from.node {
+                    return Err(format!("a record of {} that {} posts", record.writer, from.node));
+                }
+                self.clock.observe(record.written);
+                self.ledger.merge(&stream, &record, true, now);
+            }
+        }
+        Ok(())
+    }
+}
