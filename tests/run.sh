@@ -27,7 +27,7 @@ step() {
 }
 
 packages() {
-    install_packages gcc libc6-dev shellcheck python3-pip nginx libnginx-mod-rtmp ffmpeg rtmpdump \
+    install_packages gcc libc6-dev shellcheck python3-pip curl nginx libnginx-mod-rtmp ffmpeg rtmpdump \
         gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
 }
 
@@ -86,13 +86,21 @@ hevc() {
     FFMPEG=$ffmpeg cargo test --locked --test e2e_faithful hevc
 }
 
+kubernetes() {
+    local said=target/k8s.log reason
+    mkdir -p target
+    tests/k8s.sh | tee "$said" || return
+    while read -r reason; do skip "$reason"; done < <(sed -n 's/^SKIPPED: //p' "$said")
+}
+
 step "packages" packages
 step "toolchain" toolchain
 step "format" cargo fmt --check
-step "scripts" shellcheck --external-sources tests/run.sh deploy/*.sh .ci/run
+step "scripts" shellcheck --external-sources tests/*.sh deploy/*.sh .ci/run
 step "lints" cargo clippy --locked --all-targets -- -D warnings
 step "documentation" env RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps
 step "dependencies" deny
+step "kubernetes" kubernetes
 step "documentation tests" cargo test --locked --doc
 step "tests" tests
 step "tests of HEVC" hevc
