@@ -94,7 +94,7 @@ impl<B: Board, P: Peers> Node<B, P> {
                 }
             });
             if !more || last.is_none() {
-                self.with(|state, now| state.forget_doubtful(now));
+                self.with(super::State::forget_doubtful);
                 tracing::info!(node = %from, records = taken, "took over what the node knows");
                 return true;
             }
