@@ -10,11 +10,11 @@ mod values;
 
 use prost::Message;
 
-pub(super) use self::question::Question;
 pub use self::{
     answer::Mismatch,
     bounds::{MAX_CANDIDATES, MAX_ENTRIES, MAX_REASON},
 };
+pub(super) use self::{bounds::node, question::Question};
 use super::proto;
 use crate::balancer::mesh::{
     message::{NodeInfo, OriginFacts, Request, Response},
