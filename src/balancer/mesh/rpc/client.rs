@@ -128,9 +128,14 @@ impl Peers for Client {
             to: to.node.clone(),
             clock,
         };
+        let question = Question::from(&request);
+        let size = question.encoded_len();
+        if size > MAX_MESSAGE {
+            return Err(CallError::Refused(format!("the question has {size} bytes; the limit is {MAX_MESSAGE}")));
+        }
         let peer = self.peer(to);
         let mut tried = None;
-        let answer = timeout(limit, self.ask(&peer, &call, Question::from(&request), &mut tried)).await;
+        let answer = timeout(limit, self.ask(&peer, &call, question, &mut tried)).await;
         answer.unwrap_or_else(|_| {
             // A peer that vanished without a word answers nothing on this connection ever again.
             peer.discard(tried);

@@ -2,7 +2,7 @@
 
 use std::{
     error::Error,
-    io,
+    io::{self, ErrorKind},
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -23,7 +23,6 @@ use tokio::{
     net::TcpStream,
     time::{Instant, sleep_until},
 };
-use tokio_rustls::rustls;
 use tonic::body::Body;
 
 use super::tls::Credentials;
@@ -156,9 +155,10 @@ pub(super) fn is_foreign(error: &hyper::Error) -> bool {
     })
 }
 
-/// Whether TLS failed because one side does not trust or understand the other.
+/// Whether TLS failed because one side does not trust or understand the other. HTTP/2 keeps only the
+/// kind of such an error, which is one that no socket has.
 fn is_refusal(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+    error.kind() == ErrorKind::InvalidData
 }
 
 /// The error and its causes in one line.
