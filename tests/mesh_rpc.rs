@@ -35,7 +35,7 @@ use srs_proxy::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::Notify,
+    sync::Semaphore,
     task::{JoinHandle, JoinSet},
     time::timeout,
 };
@@ -132,9 +132,19 @@ fn dialogue() -> Vec<(Request, Response)> {
 struct Scripted {
     answer: Mutex<Option<Response>>,
     asked: Mutex<Vec<(NodeId, Stamp, Request)>>,
-    /// Answers only while open.
-    gate: Option<Notify>,
+    /// Answers only once this has permits.
+    gate: Option<Semaphore>,
     waiting: AtomicUsize,
+}
+
+impl Scripted {
+    fn gated() -> Self {
+        Self { gate: Some(Semaphore::new(0)), ..Self::default() }
+    }
+
+    fn open(&self) {
+        self.gate.as_ref().unwrap().add_permits(1);
+    }
 }
 
 #[async_trait]
@@ -142,7 +152,7 @@ impl Answer for Scripted {
     async fn answer(&self, from: NodeId, clock: Stamp, request: Request) -> (Stamp, Response) {
         if let Some(gate) = &self.gate {
             self.waiting.fetch_add(1, SeqCst);
-            gate.notified().await;
+            drop(gate.acquire().await.unwrap());
         }
         let answer = self.answer.lock().unwrap().clone().unwrap_or(Response::NotServing);
         self.asked.lock().unwrap().push((from, clock, request));
@@ -484,27 +494,17 @@ async fn a_peer_that_accepts_and_never_answers_is_unreachable_at_the_deadline() 
 
 #[tokio::test]
 async fn a_peer_that_thinks_for_too_long_is_unreachable_at_the_deadline_and_reached_later() {
-    let scripted = Scripted { gate: Some(Notify::new()), ..Scripted::default() };
-    let node = Node::start_with(open("n1"), scripted, Limits::default()).await;
+    let node = Node::start_with(open("n1"), Scripted::gated(), Limits::default()).await;
     let client = client(open("n0"), SHORT);
     assert_unreachable(&ask(&client, &node.address).await, "no answer within 300ms");
-    timeout(PATIENT, async {
-        loop {
-            node.scripted.gate.as_ref().unwrap().notify_one();
-            if ask(&client, &node.address).await == Ok(placed()) {
-                break;
-            }
-        }
-    })
-    .await
-    .expect("an answer comes in time");
+    node.scripted.open();
+    wait_for_answer(&client, &node.address).await;
 }
 
 #[tokio::test]
 async fn a_call_that_takes_longer_than_the_server_allows_ends_there() {
-    let scripted = Scripted { gate: Some(Notify::new()), ..Scripted::default() };
     let limits = Limits { call: SHORT, ..Limits::default() };
-    let node = Node::start_with(open("n1"), scripted, limits).await;
+    let node = Node::start_with(open("n1"), Scripted::gated(), limits).await;
     assert_unreachable(&ask(&client(open("n0"), PATIENT), &node.address).await, "the call took too long");
 }
 
@@ -581,9 +581,8 @@ async fn a_key_is_changed_in_three_steps_without_a_failed_call() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_calls_at_once_share_one_connection() {
-    let scripted = Scripted { gate: Some(Notify::new()), ..Scripted::default() };
     let limits = Limits { connections: 1, ..Limits::default() };
-    let node = Node::start_with(keyed("n1", KEY, None), scripted, limits).await;
+    let node = Node::start_with(keyed("n1", KEY, None), Scripted::gated(), limits).await;
     let client = Arc::new(client(keyed("n0", KEY, None), PATIENT));
     let mut calls = JoinSet::new();
     for i in 0..200 {
@@ -591,7 +590,7 @@ async fn two_hundred_calls_at_once_share_one_connection() {
         calls.spawn(async move { client.call(&to, Stamp(i), place(&i.to_string())).await });
     }
     wait_until(|| node.scripted.waiting.load(SeqCst) == 200).await;
-    node.scripted.gate.as_ref().unwrap().notify_waiters();
+    node.scripted.open();
     let mut clocks = Vec::new();
     while let Some(answer) = calls.join_next().await {
         let (clock, response) = answer.unwrap().unwrap();
@@ -605,8 +604,7 @@ async fn two_hundred_calls_at_once_share_one_connection() {
 
 #[tokio::test]
 async fn a_server_that_stops_finishes_the_calls_under_way_and_takes_no_more() {
-    let scripted = Scripted { gate: Some(Notify::new()), ..Scripted::default() };
-    let node = Node::start_with(open("n1"), scripted, Limits::default()).await;
+    let node = Node::start_with(open("n1"), Scripted::gated(), Limits::default()).await;
     let client = Arc::new(client(open("n0"), PATIENT));
     let call = tokio::spawn({
         let (client, to) = (Arc::clone(&client), node.address.clone());
@@ -616,7 +614,7 @@ async fn a_server_that_stops_finishes_the_calls_under_way_and_takes_no_more() {
     node.stop.cancel();
     let socket = node.socket();
     timeout(PATIENT, async { while TcpStream::connect(socket).await.is_ok() {} }).await.expect("it stops listening");
-    node.scripted.gate.as_ref().unwrap().notify_one();
+    node.scripted.open();
     assert_eq!(call.await.unwrap(), Ok(placed()));
     timeout(PATIENT, node.task).await.unwrap().unwrap();
 }
