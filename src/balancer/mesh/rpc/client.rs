@@ -121,7 +121,8 @@ impl Client {
 #[async_trait]
 impl Peers for Client {
     async fn call(&self, to: &Address, clock: Stamp, request: Request) -> Result<(Stamp, Response), CallError> {
-        let limit = if Method::of(&request).is_bulk() { self.timeout * BULK_FACTOR } else { self.timeout };
+        let limit =
+            if Method::of(&request).is_bulk() { self.timeout.saturating_mul(BULK_FACTOR) } else { self.timeout };
         let call = metadata::Call {
             cluster: self.membership.cluster.clone(),
             from: self.membership.node.clone(),
