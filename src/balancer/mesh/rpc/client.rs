@@ -228,3 +228,42 @@ where
     let response = Response::try_from(reply.into_inner()).map_err(|error| not_a_node(error.to_string()))?;
     Ok((clock, response))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client() -> Client {
+        let membership = Membership { cluster: "c".into(), node: "n0".into(), credentials: None };
+        Client::new(Arc::new(membership), Duration::from_millis(300))
+    }
+
+    fn address(node: &str, grpc: &str) -> Address {
+        Address { node: node.into(), grpc: grpc.into() }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_moved_and_a_node_that_took_anothers_place_are_connected_to_anew() {
+        let client = client();
+        let first = client.peer(&address("n1", "a:1"));
+        assert!(Arc::ptr_eq(&first, &client.peer(&address("n1", "a:1"))));
+        client.peer(&address("n1", "b:1"));
+        client.peer(&address("n2", "b:1"));
+        assert_eq!(lock(&client.peers).keys().cloned().collect::<Vec<_>>(), [address("n2", "b:1")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_are_bounded_and_the_one_that_was_not_used_for_longest_goes_first() {
+        let client = client();
+        let nth = |i: usize| address(&format!("n{i}"), &format!("h{i}:1"));
+        for i in 0..MAX_PEERS {
+            client.peer(&nth(i));
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        client.peer(&nth(0));
+        client.peer(&nth(MAX_PEERS));
+        let peers = lock(&client.peers);
+        assert_eq!(peers.len(), MAX_PEERS);
+        assert!(peers.contains_key(&nth(0)) && !peers.contains_key(&nth(1)));
+    }
+}

@@ -169,3 +169,20 @@ pub(super) fn describe(error: &hyper::Error) -> String {
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| (*error).source())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_kept_for_as_long_as_it_is_used() {
+        let start = Instant::now();
+        let used = Arc::new(Mutex::new(start));
+        let again = start + IDLE / 2;
+        let unused = tokio::spawn(unused_for(Arc::clone(&used), IDLE));
+        sleep_until(again).await;
+        *used.lock().unwrap() = again;
+        unused.await.unwrap();
+        assert_eq!(start.elapsed(), IDLE + IDLE / 2);
+    }
+}
