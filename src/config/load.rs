@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use super::{
-    AuthType, Balancer, BalancerType, Config, ConfigError, DefaultBackend, Drain, Listen, Log, Reserved, Rtmp, Secret, System,
-    Upstream, keys,
+    AuthType, Balancer, BalancerType, Config, ConfigError, DefaultBackend, Drain, Listen, Log, Reserved, Rtmp, Secret,
+    System, Upstream, keys,
     sources::{ProcessEnv, Sources, read_dotenv},
 };
 
