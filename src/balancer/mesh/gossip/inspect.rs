@@ -271,7 +271,8 @@ mod tests {
 
     #[test]
     fn what_chitchat_makes_is_let_through_and_tells_what_the_sender_knows_of_us() {
-        let entry = |node: &str, generation| [&name(node, generation)[..], &[0; 16], &[5, 0, 0, 0, 0, 0, 0, 0]].concat();
+        let entry =
+            |node: &str, generation| [&name(node, generation)[..], &[0; 16], &[5, 0, 0, 0, 0, 0, 0, 0]].concat();
         let digest = [entry("other", 7), entry("me", 6), entry("me", 7)].concat();
         let plain = [&3_u16.to_le_bytes()[..], &digest, &text("cluster")].concat();
         assert_eq!(inspect(&envelope(0, 0, &plain)), Some(Inspected { known: Some(5) }));

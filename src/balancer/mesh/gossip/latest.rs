@@ -30,6 +30,12 @@ impl<K: Clone + Eq + Hash, V> Latest<K, V> {
         before.map(|(_, value)| value)
     }
 
+    /// Takes the value under a key.
+    pub fn remove(&mut self, key: &K) -> Option<V> {
+        let place = self.places.remove(key)?;
+        self.order.remove(&place).map(|(_, value)| value)
+    }
+
     /// Takes the first value.
     pub fn take(&mut self) -> Option<(K, V)> {
         let (_, (key, value)) = self.order.pop_first()?;
@@ -58,5 +64,7 @@ mod tests {
         assert_eq!(all, [("a", 3), ("c", 4), ("b", 5)]);
         assert_eq!(latest.put("a", 6), None);
         assert_eq!(latest.put("a", 7), Some(6));
+        assert_eq!(latest.remove(&"a"), Some(7));
+        assert_eq!((latest.remove(&"a"), latest.len()), (None, 0));
     }
 }
