@@ -1,146 +1,13 @@
-//! Boards of a mesh on loopback: what is posted reaches all, and what is not genuine changes nothing.
+//! Boards of a mesh on loopback: what is posted reaches all, and who is alive is seen.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#[path = "support/boards.rs"]
+mod boards;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    time::Duration,
-};
+use std::time::Duration;
 
-use srs_proxy::{
-    balancer::mesh::{
-        gossip::{Gossip, GossipBoard, Leaver},
-        message::Incarnation,
-        port::{Board, News},
-    },
-    config::{Listen, Mesh, Secret, Seed},
-};
-use tokio::{
-    sync::watch,
-    task::JoinHandle,
-    time::{Instant, timeout},
-};
-
-/// How long a test waits for what should come within a second or two on an idle machine.
-const LIMIT: Duration = Duration::from_secs(20);
-const KEY: &str = "the key of this test";
-
-/// What one node sees of the others.
-#[derive(Debug, Default, Clone, PartialEq)]
-struct Seen {
-    live: BTreeSet<Incarnation>,
-    posts: BTreeMap<Incarnation, BTreeMap<String, Vec<u8>>>,
-    news: u64,
-    heard: u64,
-    lost: Vec<Incarnation>,
-}
-
-impl Seen {
-    fn take(&mut self, news: News) {
-        self.news += 1;
-        match news {
-            News::Set { from, key, value } => {
-                self.posts.entry(from).or_default().insert(key, value.to_vec());
-            }
-            News::Deleted { from, key } => {
-                let posts = self.posts.get_mut(&from).expect("a post of an unknown run was deleted");
-                posts.remove(&key).expect("an unknown post was deleted");
-                if posts.is_empty() {
-                    self.posts.remove(&from);
-                }
-            }
-            News::Live(live) => {
-                self.lost.extend(self.live.difference(&live).cloned());
-                self.live = live;
-            }
-            News::Heard(nodes) => self.heard += nodes.len() as u64,
-        }
-    }
-
-    fn value(&self, from: &Incarnation, key: &str) -> Option<&[u8]> {
-        self.posts.get(from)?.get(key).map(Vec::as_slice)
-    }
-}
-
-/// A node whose news are read as they come.
-struct Node {
-    me: Incarnation,
-    address: SocketAddr,
-    board: GossipBoard,
-    leaver: Option<Leaver>,
-    counters: std::sync::Arc<srs_proxy::balancer::mesh::gossip::Counters>,
-    seen: watch::Receiver<Seen>,
-    reader: JoinHandle<()>,
-}
-
-fn settings(name: &str, seeds: &[SocketAddr]) -> Mesh {
-    Mesh {
-        node_id: Some(name.to_owned()),
-        cluster_id: "test".into(),
-        gossip_listen: Listen { host: Some("127.0.0.1".into()), port: 0 },
-        key: Some(Secret::new(KEY)),
-        seeds: seeds.iter().map(|seed| Seed { host: seed.ip().to_string(), port: seed.port() }).collect(),
-        gossip_interval: Duration::from_millis(250),
-        ..Mesh::default()
-    }
-}
-
-impl Node {
-    async fn start(settings: &Mesh) -> Self {
-        let gossip = Gossip::start(settings).await.unwrap();
-        let (me, address, counters) = (gossip.me.clone(), gossip.local_addr(), gossip.counters.clone());
-        let (board, mut feed, leaver) = gossip.split();
-        let (tell, seen) = watch::channel(Seen::default());
-        let reader = tokio::spawn(async move {
-            while let Some(news) = feed.recv().await {
-                tell.send_modify(|seen| seen.take(news));
-            }
-        });
-        Self { me, address, board, leaver: Some(leaver), counters, seen, reader }
-    }
-
-    /// Waits until what this node sees fulfils the condition; gives how long that took.
-    async fn sees(&self, what: &str, condition: impl FnMut(&Seen) -> bool) -> Duration {
-        let begin = Instant::now();
-        let mut seen = self.seen.clone();
-        let waited = timeout(LIMIT, seen.wait_for(condition)).await;
-        assert!(waited.is_ok_and(|seen| seen.is_ok()), "{} does not see {what}", self.me.node);
-        begin.elapsed()
-    }
-
-    /// Ends as a crash does.
-    fn kill(&mut self) {
-        self.leaver = None;
-    }
-
-    async fn leave(mut self) {
-        self.leaver.take().unwrap().leave().await;
-        timeout(LIMIT, &mut self.reader).await.unwrap().unwrap();
-    }
-}
-
-/// Nodes that all see each other.
-async fn mesh(count: usize) -> Vec<Node> {
-    let mut nodes: Vec<Node> = Vec::new();
-    for index in 0..count {
-        let seeds: Vec<_> = nodes.iter().take(1).map(|node| node.address).collect();
-        nodes.push(Node::start(&settings(&format!("node-{index}"), &seeds)).await);
-    }
-    all_live(&nodes).await;
-    nodes
-}
-
-async fn all_live(nodes: &[Node]) {
-    for node in nodes {
-        let others: BTreeSet<_> = nodes.iter().map(|other| other.me.clone()).filter(|me| *me != node.me).collect();
-        node.sees("all others alive", |seen| seen.live == others).await;
-    }
-}
-
-fn others<'a>(nodes: &'a [Node], node: &'a Node) -> impl Iterator<Item = &'a Node> {
-    nodes.iter().filter(|other| other.me != node.me)
-}
+use boards::{Node, Seen, mesh, others, settings};
+use srs_proxy::{balancer::mesh::port::Board, config::Mesh};
+use tokio::time::Instant;
 
 #[tokio::test]
 async fn what_one_posts_all_see_and_what_it_takes_back_is_gone() {
@@ -155,7 +22,8 @@ async fn what_one_posts_all_see_and_what_it_takes_back_is_gone() {
             for other in others(&nodes, node) {
                 let text = other.me.node.as_str().as_bytes();
                 node.sees("the posts", |seen| {
-                    seen.value(&other.me, "node") == Some(text) && seen.value(&other.me, "origin/a") == Some(b"\x00\xff")
+                    seen.value(&other.me, "node") == Some(text)
+                        && seen.value(&other.me, "origin/a") == Some(b"\x00\xff")
                 })
                 .await;
             }
@@ -190,4 +58,157 @@ async fn a_push_is_there_before_the_next_interval() {
     took.sort();
     println!("push to both others: median {:?}, longest {:?}", took[10], took[19]);
     assert!(took[10] < Duration::from_millis(100), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_node_that_is_killed_is_no_longer_alive_within_three_seconds() {
+    for count in [3, 5] {
+        let mut nodes = mesh(count).await;
+        let mut killed = nodes.remove(0);
+        killed.kill();
+        let begin = Instant::now();
+        for node in &nodes {
+            node.sees("that one is dead", |seen| !seen.live.contains(&killed.me)).await;
+            let took = begin.elapsed();
+            println!("of {count} nodes, {} saw it after {took:?}", node.me.node);
+            assert!((Duration::from_millis(1200)..Duration::from_secs(5)).contains(&took), "{took:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_restarts_comes_as_a_new_run_without_its_old_posts() {
+    let mut nodes = mesh(3).await;
+    let mut old = nodes.pop().unwrap();
+    for key in ["node", "place/old", "place/both"] {
+        old.board.set(key, b"old");
+    }
+    for node in &nodes {
+        node.sees("the old posts", |seen| seen.posts.get(&old.me).is_some_and(|posts| posts.len() == 3)).await;
+    }
+    old.kill();
+    let new = Node::start(&settings(old.me.node.as_str(), &[nodes[0].address])).await;
+    assert!(new.me.generation > old.me.generation);
+    for key in ["node", "place/both"] {
+        new.board.set(key, b"new");
+    }
+    for node in &nodes {
+        node.sees("the new run and its posts alone", |seen| {
+            let posts = seen
+                .posts
+                .get(&new.me)
+                .is_some_and(|posts| posts.len() == 2 && posts.values().all(|value| value == b"new"));
+            posts && seen.live.contains(&new.me) && !seen.live.contains(&old.me) && !seen.posts.contains_key(&old.me)
+        })
+        .await;
+    }
+    new.sees("the others, and not itself", |seen| {
+        seen.live.len() == 2 && seen.live.iter().all(|run| run.node != new.me.node)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_last_posts_of_a_node_that_leaves_reach_all_at_once() {
+    let mut nodes = mesh(3).await;
+    let leaving = nodes.pop().unwrap();
+    let me = leaving.me.clone();
+    for index in 0..3000 {
+        leaving.board.set(&format!("place/{index}"), b"handed over");
+    }
+    leaving.board.set("node", b"left");
+    let begin = Instant::now();
+    leaving.leave().await;
+    let took = begin.elapsed();
+    println!("left with 3000 posts in {took:?}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    for node in &nodes {
+        // Not in its turn: nobody gossips for it any more.
+        let seen = node.seen.borrow();
+        assert_eq!(seen.value(&me, "node"), Some(&b"left"[..]));
+        assert_eq!(seen.posts[&me].len(), 3001);
+    }
+}
+
+#[tokio::test]
+async fn what_was_posted_before_the_state_of_the_node_is_seen_before_it() {
+    let nodes = mesh(3).await;
+    let (writer, reader) = (&nodes[0], &nodes[1]);
+    for round in 1..=20_u8 {
+        let (old, new) = (format!("place/{}", round - 1), format!("place/{round}"));
+        writer.board.set(&new, &[round]);
+        writer.board.delete(&old);
+        writer.board.set("node", &[round]);
+        writer.board.push();
+        reader
+            .sees("the round", |seen| {
+                if seen.value(&writer.me, "node") != Some(&[round]) {
+                    return false;
+                }
+                let posts: Vec<_> = seen.posts[&writer.me].keys().collect();
+                assert_eq!(posts, ["node", &new]);
+                true
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn ten_thousand_posts_of_each_node_reach_all() {
+    let nodes = mesh(3).await;
+    let all = |seen: &Seen, of: &Node| seen.posts.get(&of.me).is_some_and(|posts| posts.len() == 10_000);
+    let begin = Instant::now();
+    for node in &nodes {
+        for index in 0..10_000 {
+            node.board.set(&format!("place/__defaultVhost__%2Flive%2Fstream-{index}"), &[index as u8; 80]);
+        }
+        node.board.push();
+    }
+    for node in &nodes {
+        node.sees("all posts", |seen| others(&nodes, node).all(|other| all(seen, other))).await;
+    }
+    println!("3 times 10,000 posts reached all in {:?}", begin.elapsed());
+
+    let begin = Instant::now();
+    let joined = Node::start(&settings("late", &[nodes[0].address])).await;
+    joined.sees("all posts", |seen| nodes.iter().all(|node| all(seen, node))).await;
+    println!("a newcomer had all 30,000 after {:?}", begin.elapsed());
+    assert!(nodes.iter().all(|node| node.seen.borrow().lost.is_empty()), "somebody seemed dead meanwhile");
+}
+
+#[tokio::test]
+async fn three_hundred_restarts_of_one_node_leave_the_others_healthy() {
+    let nodes = mesh(3).await;
+    for node in &nodes {
+        node.board.set("node", b"serving");
+    }
+    let begin = Instant::now();
+    let mut last = None;
+    for round in 0..300_u32 {
+        // In a hurry, so that the test is not long.
+        let hasty = Mesh { gossip_interval: Duration::from_millis(20), ..settings("crashing", &[nodes[0].address]) };
+        let mut node = Node::start(&hasty).await;
+        node.board.set("node", &round.to_be_bytes());
+        // Now it is known to the others, and leaves a trace.
+        node.sees("the others", |seen| seen.live.len() == 3).await;
+        node.kill();
+        last = Some(node.me.clone());
+    }
+    println!("300 restarts in {:?}", begin.elapsed());
+    let node = Node::start(&settings("crashing", &[nodes[0].address])).await;
+    node.board.set("node", b"well");
+    let last = last.unwrap();
+    assert!(node.me.generation > last.generation);
+    for other in &nodes {
+        other
+            .sees("the last run", |seen| seen.live.contains(&node.me) && seen.value(&node.me, "node") == Some(b"well"))
+            .await;
+        node.sees("the others", |seen| seen.value(&other.me, "node") == Some(b"serving")).await;
+        assert!(other.seen.borrow().lost.iter().all(|run| run.node == node.me.node), "a healthy node seemed dead");
+        let runs = other.seen.borrow().posts.keys().filter(|run| run.node == node.me.node).count();
+        assert_eq!(runs, 1);
+    }
+    nodes[1].board.set("still", b"here");
+    nodes[1].board.push();
+    nodes[2].sees("what others post", |seen| seen.value(&nodes[1].me, "still") == Some(b"here")).await;
 }
