@@ -60,6 +60,12 @@ impl Seen {
         }
     }
 
+    /// What is seen, in a few words.
+    fn told(&self) -> String {
+        let posts: Vec<_> = self.posts.iter().map(|(run, posts)| format!("{} of {}", posts.len(), run.node)).collect();
+        format!("alive {:?}, posts {posts:?}", self.live)
+    }
+
     pub fn value(&self, from: &Incarnation, key: &str) -> Option<&[u8]> {
         self.posts.get(from)?.get(key).map(Vec::as_slice)
     }
@@ -107,7 +113,12 @@ impl Node {
         let begin = Instant::now();
         let mut seen = self.seen.clone();
         let waited = timeout(LIMIT, seen.wait_for(condition)).await;
-        assert!(waited.is_ok_and(|seen| seen.is_ok()), "{} does not see {what}", self.me.node);
+        assert!(
+            waited.is_ok_and(|seen| seen.is_ok()),
+            "{} does not see {what}: {}",
+            self.me.node,
+            self.seen.borrow().told()
+        );
         begin.elapsed()
     }
 

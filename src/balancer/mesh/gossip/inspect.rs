@@ -35,9 +35,22 @@ struct Name<'a> {
     address: SocketAddr,
 }
 
+/// What an envelope is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// It asks for news (SYN).
+    Asks,
+    /// It answers, and asks in turn (SYN-ACK).
+    Answers,
+    /// It brings news or a refusal (ACK and others).
+    Tells,
+}
+
 /// What an envelope says that matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inspected {
+    /// What it is for.
+    pub kind: Kind,
     /// Up to which version the sender knows this node's posts, if it says.
     pub known: Option<u64>,
 }
@@ -68,18 +81,25 @@ impl Inspector {
             _ => return None,
         };
         let kind = reader.u8()?;
-        let known = match kind {
-            0 | 1 => Some(self.digest(&mut reader, compressed_digest)?),
-            2 | 3 => None,
+        let (kind, known) = match kind {
+            0 => {
+                let known = self.digest(&mut reader, compressed_digest)?;
+                reader.text()?;
+                (Kind::Asks, Some(known))
+            }
+            1 => {
+                let known = self.digest(&mut reader, compressed_digest)?;
+                self.delta(&mut reader)?;
+                (Kind::Answers, Some(known))
+            }
+            2 => {
+                self.delta(&mut reader)?;
+                (Kind::Tells, None)
+            }
+            3 => (Kind::Tells, None),
             _ => return None,
         };
-        if kind == 0 {
-            reader.text()?;
-        }
-        if matches!(kind, 1 | 2) {
-            self.delta(&mut reader)?;
-        }
-        reader.0.is_empty().then_some(Inspected { known })
+        reader.0.is_empty().then_some(Inspected { kind, known })
     }
 
     fn digest(&mut self, reader: &mut Reader<'_>, compressed: bool) -> Option<u64> {
@@ -275,14 +295,14 @@ mod tests {
             |node: &str, generation| [&name(node, generation)[..], &[0; 16], &[5, 0, 0, 0, 0, 0, 0, 0]].concat();
         let digest = [entry("other", 7), entry("me", 6), entry("me", 7)].concat();
         let plain = [&3_u16.to_le_bytes()[..], &digest, &text("cluster")].concat();
-        assert_eq!(inspect(&envelope(0, 0, &plain)), Some(Inspected { known: Some(5) }));
+        assert_eq!(inspect(&envelope(0, 0, &plain)), Some(Inspected { kind: Kind::Asks, known: Some(5) }));
         let packed = [&stream(&digest)[..], &text("cluster")].concat();
-        assert_eq!(inspect(&envelope(1, 0, &packed)), Some(Inspected { known: Some(5) }));
+        assert_eq!(inspect(&envelope(1, 0, &packed)), Some(Inspected { kind: Kind::Asks, known: Some(5) }));
         let syn_ack = [stream(&entry("other", 7)), stream(&[])].concat();
-        assert_eq!(inspect(&envelope(1, 1, &syn_ack)), Some(Inspected { known: Some(0) }));
+        assert_eq!(inspect(&envelope(1, 1, &syn_ack)), Some(Inspected { kind: Kind::Answers, known: Some(0) }));
         let posts = [node("other"), post("a", "b", 1), post("c", &"\u{e9}".repeat(9999), 3), up_to(3)];
-        assert_eq!(inspect(&ack(&posts)), Some(Inspected { known: None }));
-        assert_eq!(inspect(&envelope(1, 3, &[])), Some(Inspected { known: None }));
+        assert_eq!(inspect(&ack(&posts)), Some(Inspected { kind: Kind::Tells, known: None }));
+        assert_eq!(inspect(&envelope(1, 3, &[])), Some(Inspected { kind: Kind::Tells, known: None }));
     }
 
     #[test]

@@ -17,7 +17,8 @@ use tokio::{net::UdpSocket, time};
 
 use super::{
     counters::{Counters, Reason},
-    inspect::{Inspected, Inspector},
+    inspect::{Inspected, Inspector, Kind},
+    latest::Latest,
     packet::MAX_PACKET,
     seal::{Now, Opener, Sealer},
     tap::{self, Tap},
@@ -25,16 +26,29 @@ use super::{
 
 /// How long to wait after the socket failed, so that a fault that stays does not take a core.
 const AFTER_FAILURE: Duration = Duration::from_millis(10);
+/// The most packets that are read before the next envelope is worked on.
+const MAX_DRAIN: usize = 4096;
+/// The most envelopes that wait, 64 KB each.
+const MAX_WAITING: usize = 128;
 /// The most peers whose knowledge is remembered.
 const MAX_PEERS: usize = 1024;
 
-/// Up to which version of this node's posts each peer has come, by its gossip address.
+/// What each peer was heard to know of this node's posts, by its gossip address.
 #[derive(Debug, Clone, Default)]
-pub struct Known(Arc<Mutex<HashMap<SocketAddr, u64>>>);
+pub struct Known(Arc<Mutex<HashMap<SocketAddr, Knows>>>);
+
+/// What one peer was heard to know.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Knows {
+    /// Up to which version it has this node's posts.
+    pub version: u64,
+    /// How often it said so.
+    pub said: u64,
+}
 
 impl Known {
-    /// The version that a peer was heard to know; 0 before it is heard.
-    pub fn to(&self, peer: SocketAddr) -> u64 {
+    /// What a peer was heard to know.
+    pub fn to(&self, peer: SocketAddr) -> Knows {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&peer).copied().unwrap_or_default()
     }
 
@@ -43,7 +57,8 @@ impl Known {
         if known.len() >= MAX_PEERS && !known.contains_key(&peer) {
             known.clear();
         }
-        known.insert(peer, version);
+        let knows = known.entry(peer).or_default();
+        *knows = Knows { version, said: knows.said + 1 };
     }
 
     /// Forgets all peers but these.
@@ -94,6 +109,8 @@ impl Transport for SealedTransport {
             packet: vec![0; MAX_PACKET + 1],
             inbound: Inbound::None,
             handed: Vec::new(),
+            waiting: Latest::default(),
+            told: 0,
         }))
     }
 }
@@ -105,6 +122,9 @@ struct SealedSocket {
     packet: Vec<u8>,
     inbound: Inbound,
     handed: Vec<u8>,
+    /// Envelopes that chitchat has not seen, by who sent them and what they are.
+    waiting: Latest<(SocketAddr, Kind, u64), Vec<u8>>,
+    told: u64,
 }
 
 /// The envelope that is on its way to chitchat. Receiving may be given up and begun again at any
@@ -119,41 +139,59 @@ enum Inbound {
 }
 
 impl SealedSocket {
-    /// Receives packets until one completes an envelope that chitchat may see.
+    /// Waits until there is an envelope for chitchat, and takes it. All packets that are there are read
+    /// first, so that of several envelopes that ask the same only the last is answered: answers cost
+    /// more than questions, and a node that falls behind would never catch up.
     async fn receive(&mut self) -> SocketAddr {
-        let Parts { socket, opener, inspector, counters, known, .. } = &mut self.parts;
         loop {
-            let (length, from) = match socket.recv_from(&mut self.packet).await {
-                Ok(received) => received,
+            for _ in 0..MAX_DRAIN {
+                match self.parts.socket.try_recv_from(&mut self.packet) {
+                    Ok((length, from)) => self.take_packet(length, from),
+                    Err(_) => break,
+                }
+            }
+            if let Some(((from, ..), envelope)) = self.waiting.take() {
+                self.handed = envelope;
+                return from;
+            }
+            match self.parts.socket.recv_from(&mut self.packet).await {
+                Ok((length, from)) => self.take_packet(length, from),
                 Err(error) => {
-                    counters.count_dropped(Reason::Garbage, 1, None, &error.to_string());
+                    self.parts.counters.count_dropped(Reason::Garbage, 1, None, &error.to_string());
                     time::sleep(AFTER_FAILURE).await;
-                    continue;
                 }
-            };
-            let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-            counters.count_received(length);
-            let opened = match opener.open(&mut self.packet[..length], now()) {
-                Ok(opened) => opened,
-                Err(reason) => {
-                    counters.count_dropped(reason, 1, Some(from), "");
-                    continue;
-                }
-            };
-            if opened.given_up > 0 {
-                counters.count_dropped(Reason::Overflow, opened.given_up, Some(from), "");
             }
-            let Some(envelope) = opened.envelope else { continue };
-            let Some(Inspected { known: version }) = inspector.inspect(envelope) else {
-                counters.count_dropped(Reason::Garbage, 1, Some(from), "an envelope that no node makes");
-                continue;
-            };
-            if let Some(version) = version {
-                known.heard(from, version);
+        }
+    }
+
+    fn take_packet(&mut self, length: usize, from: SocketAddr) {
+        let Parts { opener, inspector, counters, known, .. } = &mut self.parts;
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        counters.count_received(length);
+        let opened = match opener.open(&mut self.packet[..length], now()) {
+            Ok(opened) => opened,
+            Err(reason) => {
+                counters.count_dropped(reason, 1, Some(from), "");
+                return;
             }
-            self.handed.clear();
-            self.handed.extend_from_slice(envelope);
-            return from;
+        };
+        if opened.given_up > 0 {
+            counters.count_dropped(Reason::Overflow, opened.given_up, Some(from), "");
+        }
+        let Some(envelope) = opened.envelope else { return };
+        let Some(Inspected { kind, known: version }) = inspector.inspect(envelope) else {
+            counters.count_dropped(Reason::Garbage, 1, Some(from), "an envelope that no node makes");
+            return;
+        };
+        if let Some(version) = version {
+            known.heard(from, version);
+        }
+        // What only tells is kept; what asks takes the place of what asked before.
+        self.told += u64::from(kind == Kind::Tells);
+        let serial = if kind == Kind::Tells { self.told } else { 0 };
+        self.waiting.put((from, kind, serial), envelope.to_vec());
+        if self.waiting.len() > MAX_WAITING && self.waiting.take().is_some() {
+            counters.count_dropped(Reason::Overflow, 1, Some(from), "more than this node can read");
         }
     }
 

@@ -2,6 +2,7 @@
 //! told more.
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -26,7 +27,7 @@ use super::{
 /// How long after one push the next may come.
 const PUSH_PERIOD: Duration = Duration::from_millis(15);
 /// How often peers are looked at that lag far behind.
-const CATCH_UP: Duration = Duration::from_millis(50);
+const CATCH_UP: Duration = Duration::from_millis(20);
 /// What counts as far: more than one exchange may carry.
 const FAR: u64 = 500;
 /// Posts that are taken at once, between which packets are read.
@@ -68,6 +69,9 @@ struct Running {
     live: Vec<SocketAddr>,
     rounds: u32,
     told: Option<Instant>,
+    interval: Duration,
+    /// How often a peer had spoken when it was called to catch up, and when that was.
+    called: HashMap<SocketAddr, (u64, Instant)>,
 }
 
 impl Worker {
@@ -98,6 +102,8 @@ impl Worker {
             live: Vec::new(),
             rounds: 0,
             told: None,
+            interval,
+            called: HashMap::new(),
         };
         let leaving = loop {
             tokio::select! {
@@ -193,14 +199,29 @@ impl Running {
         let _ = self.handle.gossip(peer);
     }
 
-    /// Gossips with those who lack more than they get in their turn.
-    async fn catch_up(&self) {
+    /// Gossips with those who lack more than they get in their turn. Each is called again only once it
+    /// has answered, so that nobody is sent more than it can take in.
+    async fn catch_up(&mut self) {
         if self.live.is_empty() {
             return;
         }
         let version = self.version().await;
-        let far = self.live.iter().filter(|peer| self.known.to(**peer).saturating_add(FAR) < version);
-        far.for_each(|peer| self.gossip(*peer));
+        let now = Instant::now();
+        for peer in &self.live {
+            let knows = self.known.to(*peer);
+            if knows.version.saturating_add(FAR) >= version {
+                self.called.remove(peer);
+                continue;
+            }
+            let waits = self
+                .called
+                .get(peer)
+                .is_some_and(|(said, at)| *said == knows.said && now.saturating_duration_since(*at) < self.interval);
+            if !waits {
+                self.called.insert(*peer, (knows.said, now));
+                self.gossip(*peer);
+            }
+        }
     }
 
     async fn version(&self) -> u64 {
@@ -226,6 +247,7 @@ impl Running {
         }
         drop(chitchat);
         self.known.retain(&self.live);
+        self.called.retain(|peer, _| self.live.contains(peer));
     }
 
     /// Gossips with all seeds while nobody is seen, and now and then with one that is not seen, so
@@ -245,7 +267,7 @@ impl Running {
         self.take_posts().await;
         let version = self.version().await;
         loop {
-            let behind: Vec<_> = self.live.iter().filter(|peer| self.known.to(**peer) < version).collect();
+            let behind: Vec<_> = self.live.iter().filter(|peer| self.known.to(**peer).version < version).collect();
             if behind.is_empty() {
                 return;
             }
