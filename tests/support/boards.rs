@@ -21,7 +21,7 @@ use srs_proxy::{
 use tokio::{
     sync::watch,
     task::JoinHandle,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 /// How long a test waits for what should come within a second or two on an idle machine.
@@ -153,4 +153,13 @@ pub async fn all_live(nodes: &[Node]) {
 
 pub fn others<'a>(nodes: &'a [Node], node: &'a Node) -> impl Iterator<Item = &'a Node> {
     nodes.iter().filter(|other| other.me != node.me)
+}
+
+/// Waits until the condition holds.
+pub async fn wait_for(what: &str, condition: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
+        sleep(Duration::from_millis(5)).await;
+    }
 }

@@ -38,7 +38,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use chitchat::{ChitchatConfig, ChitchatId, FailureDetectorConfig, ProtocolVersion, spawn_chitchat};
+use chitchat::{
+    ChitchatConfig, ChitchatId, FailureDetectorConfig, ProtocolVersion, spawn_chitchat, transport::Transport,
+};
 use tokio::{
     net::UdpSocket,
     runtime,
@@ -158,6 +160,14 @@ impl Bound {
 
     /// Begins to gossip.
     pub async fn start(self) -> Result<Gossip, StartError> {
+        self.start_over(|transport| Box::new(transport)).await
+    }
+
+    /// Begins to gossip over what `network` makes of the transport.
+    async fn start_over(
+        self,
+        network: impl FnOnce(SealedTransport) -> Box<dyn Transport> + Send + 'static,
+    ) -> Result<Gossip, StartError> {
         let Self { node, settings, socket, local, advertised } = self;
         let me = Incarnation { node, generation: next_generation() };
         let address = SocketAddr::new(advertised.ip, local.port());
@@ -186,8 +196,8 @@ impl Bound {
         let work = async move {
             let replica = Arc::new(Mutex::new(Replica::new(Arc::clone(&id.node_id), inlet)));
             let socket = UdpSocket::from_std(socket)?;
-            let transport = SealedTransport::new(parts(socket));
-            let handle = spawn_chitchat(chitchat_config(&id, &settings), Vec::new(), &transport);
+            let transport = network(SealedTransport::new(parts(socket)));
+            let handle = spawn_chitchat(chitchat_config(&id, &settings), Vec::new(), &*transport);
             let handle = handle.await.map_err(|e| StartError::Chitchat(e.to_string()))?;
             let chitchat = handle.chitchat();
             let heard = Arc::clone(&replica);
@@ -294,3 +304,6 @@ fn next_generation() -> u64 {
     let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(now.max(last + 1)));
     now.max(last.unwrap_or_default() + 1)
 }
+
+#[cfg(test)]
+mod tests;

@@ -89,12 +89,12 @@ mod tests {
         board.set("\u{e9}", b"x");
         board.set("", b"x");
         assert_eq!(counters.dropped(Reason::BadKey), 2);
-        board.set("a", &[b'x'; MAX_POST]);
-        board.set("a", &[0xff; MAX_POST / 2]);
+        board.set("a", &vec![b'x'; MAX_POST]);
+        board.set("a", &vec![0xff; MAX_POST / 2]);
         assert_eq!(counters.dropped(Reason::Oversize), 2);
         assert!(outbox.take(usize::MAX).is_empty());
 
-        board.set("a", &[b'x'; MAX_POST - 2]);
+        board.set("a", &vec![b'x'; MAX_POST - 2]);
         board.set("b", b"1");
         board.delete("a");
         assert_eq!(outbox.take(usize::MAX), [("b".to_owned(), Some("=1".to_owned())), ("a".to_owned(), None)]);

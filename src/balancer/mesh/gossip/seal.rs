@@ -201,9 +201,10 @@ impl Opener {
             return Err(Reason::Own);
         }
         let id = (header.run, header.key);
-        let fresh = match self.runs.contains_key(&id) {
-            true => None,
-            false => Some(Run { key: self.key(&header)?, window: Window::new(header.number), last: now.monotonic }),
+        let fresh = if self.runs.contains_key(&id) {
+            None
+        } else {
+            Some(Run { key: self.key(&header)?, window: Window::new(header.number), last: now.monotonic })
         };
         let run = fresh.as_ref().or_else(|| self.runs.get(&id)).ok_or(Reason::BadSeal)?;
         let length = match &run.key {

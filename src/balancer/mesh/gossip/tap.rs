@@ -24,8 +24,8 @@ const MAX_DATAGRAM: usize = 65_535;
 pub struct Tap {
     codec: ChitchatSocket,
     codec_address: SocketAddr,
-    tap: UdpSocket,
-    tap_address: SocketAddr,
+    socket: UdpSocket,
+    own_address: SocketAddr,
     buffer: Vec<u8>,
 }
 
@@ -39,11 +39,11 @@ impl Tap {
     }
 
     async fn on(address: SocketAddr) -> io::Result<Self> {
-        let tap = UdpSocket::bind(address).await?;
+        let socket = UdpSocket::bind(address).await?;
         let codec = ChitchatSocket::open(address).await.map_err(io::Error::other)?;
         let codec_address = codec.local_addr().map_err(io::Error::other)?;
-        let tap_address = tap.local_addr()?;
-        let mut opened = Self { codec, codec_address, tap, tap_address, buffer: vec![0; MAX_DATAGRAM] };
+        let own_address = socket.local_addr()?;
+        let mut opened = Self { codec, codec_address, socket, own_address, buffer: vec![0; MAX_DATAGRAM] };
         let trial = ChitchatEnvelope { version: ProtocolVersion::V0, message: ChitchatMessage::BadCluster };
         let bytes = opened.encode(trial).await?.to_vec();
         opened.hand(&bytes).await?;
@@ -54,11 +54,11 @@ impl Tap {
     /// The envelope as bytes.
     pub async fn encode(&mut self, envelope: ChitchatEnvelope) -> io::Result<&[u8]> {
         // What came too late for an envelope before this one.
-        while self.tap.try_recv_from(&mut self.buffer).is_ok() {}
-        self.codec.send(self.tap_address, envelope).await.map_err(io::Error::other)?;
+        while self.socket.try_recv_from(&mut self.buffer).is_ok() {}
+        self.codec.send(self.own_address, envelope).await.map_err(io::Error::other)?;
         let length = timeout(LIMIT, async {
             loop {
-                let (length, from) = self.tap.recv_from(&mut self.buffer).await?;
+                let (length, from) = self.socket.recv_from(&mut self.buffer).await?;
                 if from == self.codec_address {
                     return io::Result::Ok(length);
                 }
@@ -70,7 +70,7 @@ impl Tap {
 
     /// Hands over bytes, which must be an envelope, to be fetched by [`Self::decoded`].
     pub async fn hand(&self, bytes: &[u8]) -> io::Result<()> {
-        let sent = self.tap.send_to(bytes, self.codec_address).await?;
+        let sent = self.socket.send_to(bytes, self.codec_address).await?;
         if sent == bytes.len() { Ok(()) } else { Err(ErrorKind::WriteZero.into()) }
     }
 
@@ -78,7 +78,7 @@ impl Tap {
     pub async fn decoded(&mut self) -> io::Result<ChitchatEnvelope> {
         loop {
             let received = self.codec.recv().await.map_err(io::Error::other)?;
-            if received.from_addr == self.tap_address {
+            if received.from_addr == self.own_address {
                 return Ok(received.envelope);
             }
         }
@@ -89,6 +89,7 @@ impl Tap {
 mod tests {
     use super::*;
 
+    #[expect(clippy::default_trait_access, reason = "chitchat does not let others name a digest")]
     fn envelope() -> ChitchatEnvelope {
         let message = ChitchatMessage::Syn { cluster_id: "cluster".into(), digest: Default::default() };
         ChitchatEnvelope { version: ProtocolVersion::V1, message }
@@ -110,7 +111,7 @@ mod tests {
         let forged = ChitchatEnvelope { version: ProtocolVersion::V1, message: ChitchatMessage::BadCluster };
         let forged = tap.encode(forged).await.unwrap().to_vec();
         other.send_to(&forged, tap.codec_address).await.unwrap();
-        other.send_to(&forged, tap.tap_address).await.unwrap();
+        other.send_to(&forged, tap.own_address).await.unwrap();
         assert_eq!(tap.encode(envelope()).await.unwrap(), bytes);
         tap.hand(&bytes).await.unwrap();
         assert_eq!(timeout(LIMIT, tap.decoded()).await.unwrap().unwrap(), envelope());

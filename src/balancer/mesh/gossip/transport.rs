@@ -57,8 +57,8 @@ impl Known {
         if known.len() >= MAX_PEERS && !known.contains_key(&peer) {
             known.clear();
         }
-        let knows = known.entry(peer).or_default();
-        *knows = Knows { version, said: knows.said + 1 };
+        let entry = known.entry(peer).or_default();
+        *entry = Knows { version, said: entry.said + 1 };
     }
 
     /// Forgets all peers but these.

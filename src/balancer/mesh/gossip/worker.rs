@@ -79,9 +79,9 @@ impl Worker {
     pub async fn run(self) {
         let Self { id, handle, chitchat, replica, outbox, known, interval, resolver, mut commands } = self;
         let addresses = Addresses::default();
-        let resolved = Arc::new(Notify::new());
+        let found = Arc::new(Notify::new());
         let (alone, is_alone) = watch::channel(true);
-        let looking = tokio::spawn(look_up(resolver, addresses.clone(), Arc::clone(&resolved), is_alone));
+        let looking = tokio::spawn(look_up(resolver, addresses.clone(), Arc::clone(&found), is_alone));
         let faulty = handle.termination_watcher();
         tokio::pin!(faulty);
         let mut compare = time::interval(interval);
@@ -121,7 +121,7 @@ impl Worker {
                     running.push();
                     next_push = Instant::now() + PUSH_PERIOD;
                 }
-                () = resolved.notified() => running.call_seeds(),
+                () = found.notified() => running.call_seeds(),
                 _ = catch_up.tick() => running.catch_up().await,
                 _ = compare.tick() => {
                     running.compare().await;
@@ -144,15 +144,10 @@ impl Worker {
 }
 
 /// Keeps the addresses of the seeds up to date.
-async fn look_up(
-    mut resolver: Resolver,
-    addresses: Addresses,
-    resolved: Arc<Notify>,
-    mut alone: watch::Receiver<bool>,
-) {
+async fn look_up(mut resolver: Resolver, addresses: Addresses, found: Arc<Notify>, mut alone: watch::Receiver<bool>) {
     loop {
         resolver.resolve(&addresses).await;
-        resolved.notify_one();
+        found.notify_one();
         let pause = if *alone.borrow_and_update() { seeds::WHILE_ALONE } else { seeds::OTHERWISE };
         tokio::select! {
             () = time::sleep(pause) => {}
