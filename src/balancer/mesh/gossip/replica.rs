@@ -168,3 +168,6 @@ impl Node {
         over.iter().for_each(|key| self.gone(key, inlet));
     }
 }
+
+#[cfg(test)]
+mod tests;
