@@ -5,8 +5,11 @@ mod boards;
 
 use std::time::Duration;
 
-use boards::{Node, Seen, mesh, others, settings, wait_for};
-use srs_proxy::balancer::mesh::port::Board;
+use boards::{Node, Seen, all_live, mesh, others, settings, wait_for};
+use srs_proxy::{
+    balancer::mesh::{gossip::Reason, port::Board},
+    config::{Listen, Mesh, Seed},
+};
 use tokio::time::Instant;
 
 #[tokio::test]
@@ -128,6 +131,42 @@ async fn the_last_posts_of_a_node_that_leaves_reach_all_at_once() {
         assert_eq!(seen.value(&me, "node"), Some(&b"left"[..]));
         assert_eq!(seen.posts[&me].len(), 3001);
     }
+}
+
+#[tokio::test]
+async fn nodes_find_each_other_over_ipv6_by_name_and_through_a_listener_on_all_addresses() {
+    let six = Listen { host: Some("::1".into()), port: 0 };
+    let first = Node::start(&Mesh { gossip_listen: six.clone(), ..settings("a", &[]) }).await;
+    let second = Node::start(&Mesh { gossip_listen: six, ..settings("b", &[first.address]) }).await;
+    all_live(&[first, second]).await;
+
+    let all = Listen { host: None, port: 0 };
+    let advertise_host = Some("127.0.0.1".into());
+    let first = Node::start(&Mesh { gossip_listen: all, advertise_host, ..settings("a", &[]) }).await;
+    let seeds = vec![
+        Seed { host: "no-such-host.invalid".into(), port: 1 },
+        Seed { host: "localhost".into(), port: first.address.port() },
+    ];
+    let second = Node::start(&Mesh { seeds, ..settings("b", &[]) }).await;
+    all_live(&[first, second]).await;
+}
+
+#[tokio::test]
+async fn a_mesh_without_a_key_works_and_sees_no_other_cluster() {
+    let open = |name: &str, cluster_id: &str, seeds: &[_]| Mesh {
+        key: None,
+        cluster_id: cluster_id.into(),
+        ..settings(name, seeds)
+    };
+    let first = Node::start(&open("a", "one", &[])).await;
+    let other = Node::start(&open("c", "another", &[first.address])).await;
+    let second = Node::start(&open("b", "one", &[first.address])).await;
+    let big = vec![b'x'; 20_000];
+    second.board.set("big", &big);
+    first.sees("the post", |seen| seen.value(&second.me, "big") == Some(&big[..])).await;
+    wait_for("packets of the other cluster", || first.counters.dropped(Reason::ForeignCluster) > 3).await;
+    assert!(other.seen.borrow().live.is_empty());
+    all_live(&[first, second]).await;
 }
 
 #[tokio::test]

@@ -47,7 +47,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, timeout},
 };
-use tracing::error;
+use tracing::{error, warn};
 
 pub use self::{
     advertise::Advertised,
@@ -141,6 +141,9 @@ impl Bound {
     /// Opens the socket and finds out the own address.
     pub async fn open(settings: &config::Mesh) -> Result<Self, StartError> {
         let node = node_id(settings)?;
+        if settings.key.is_none() {
+            warn!("PROXY_MESH_KEY is empty: whoever can reach this node's gossip can say what he likes");
+        }
         let setting = &keys::PROXY_MESH_GOSSIP_LISTEN.spec;
         let socket = net::listen_udp(&settings.gossip_listen, setting, SOCKET_BUFFER).await?;
         let local = socket.local_addr()?;
