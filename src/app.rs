@@ -163,7 +163,8 @@ async fn named(server: &'static str, run: impl Future<Output = ()>) -> &'static 
 
 fn balancer(config: &config::Balancer) -> Arc<dyn Balancer> {
     match config.kind {
-        BalancerType::Memory => Arc::new(MemoryBalancer::new(config)),
+        // The loader refuses mesh for now.
+        BalancerType::Memory | BalancerType::Mesh => Arc::new(MemoryBalancer::new(config)),
     }
 }
 

@@ -44,8 +44,8 @@ fn dialogue() -> Vec<(Request, Response)> {
         more: true,
     };
     let no_origin = BalancerError::NoOrigin { protocol: Protocol::Srt, registered: 2 };
-    let held = Response::Held { node: "n9".into(), grpc: "n9.mesh:12027".into() };
-    let elsewhere = Response::Elsewhere { node: "n9".into(), grpc: "[::1]:12027".into() };
+    let held = Some(Address { node: "n9".into(), grpc: "n9.mesh:12027".into() });
+    let elsewhere = Response::Elsewhere(Address { node: "n9".into(), grpc: "[::1]:12027".into() });
     let ttl = Duration::from_secs(120);
     vec![
         (place("a"), placed()),
@@ -54,9 +54,9 @@ fn dialogue() -> Vec<(Request, Response)> {
         (place("a"), Response::NotServing),
         (
             Request::Claim { stream: stream("a"), known: vec![record(1)] },
-            Response::Granted { known: vec![record(2)], floor: 1 },
+            Response::Claimed { known: vec![record(2)], floor: 1, held: None },
         ),
-        (Request::Claim { stream: stream("a"), known: vec![] }, held),
+        (Request::Claim { stream: stream("a"), known: vec![] }, Response::Claimed { known: vec![], floor: 0, held }),
         (Request::Renew(vec![renewal]), Response::Records(vec![(stream("a"), record(2))])),
         (Request::Tell { records: vec![(stream("a"), record(1))], adopt: true }, Response::Done),
         (Request::Lookup(vec![stream("a"), stream("b")]), Response::Records(vec![])),

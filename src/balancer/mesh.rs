@@ -4,6 +4,7 @@ mod claims;
 pub mod clock;
 mod ended;
 mod ledger;
+pub mod gossip;
 pub mod message;
 pub mod node;
 mod origins;

@@ -30,7 +30,8 @@ pub trait Board: Send + Sync + 'static {
 /// What this node sees of the others' posts. News come in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
-    /// A node posted something, or something else than before.
+    /// A node posted something, or something else than before. A run that is back after a silence does
+    /// not post anew.
     Set {
         /// Which node.
         from: Incarnation,
@@ -39,7 +40,7 @@ pub enum News {
         /// The value.
         value: Bytes,
     },
-    /// A node took a post back.
+    /// A node took a post back. What a run posted that has ended is not taken back.
     Deleted {
         /// Which node.
         from: Incarnation,
