@@ -76,18 +76,16 @@ impl Api {
     fn parse(url: &str) -> Option<Self> {
         let uri: Uri = url.trim().parse().ok()?;
         let authority = uri.authority()?;
-        let plain = uri.scheme_str() == Some("http")
-            && uri.path_and_query().is_none_or(|path| path == "/")
-            && !authority.as_str().contains('@');
+        let plain = uri.scheme_str() == Some("http") && uri.path_and_query().is_none_or(|path| path == "/");
         let host = authority.host();
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        // A port that is there but is no port is not taken for one that is missing.
-        let port = match authority.port() {
-            Some(port) => port.as_u16(),
-            None if authority.as_str().ends_with([':']) => return None,
-            None => 80,
+        // Not by `port()` alone, for which a port that is none is the same as one that is missing. A
+        // user's name before the host is refused with the rest.
+        let port = match authority.as_str().strip_prefix(host)? {
+            "" => 80,
+            _ => authority.port_u16().filter(|port| *port > 0)?,
         };
-        (plain && !host.is_empty() && port > 0).then(|| Self { host: host.to_owned(), port })
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        (plain && !host.is_empty()).then(|| Self { host: host.to_owned(), port })
     }
 
     /// The node that listens there, as this machine reaches it.

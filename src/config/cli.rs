@@ -198,6 +198,7 @@ fn one_line(error: &clap::Error) -> String {
         (ErrorKind::MissingSubcommand, _) => "cluster needs a command: cluster status".into(),
         (ErrorKind::InvalidUtf8, _) => "an argument is not UTF-8".into(),
         (ErrorKind::ArgumentConflict, Some(flag)) => format!("{flag} is given twice"),
+        (ErrorKind::ArgumentConflict, None) => "settings are not for commands, which have options of their own".into(),
         (ErrorKind::InvalidValue, Some(flag)) => format!("{flag} needs a value"),
         (kind, _) => format!("{kind}; --help lists the flags"),
     }
@@ -296,7 +297,7 @@ mod tests {
             ),
             (
                 &["--rtmp-server", "1", "cluster", "status"],
-                "a value without a flag; settings are given as --flag VALUE",
+                "settings are not for commands, which have options of their own",
             ),
             (&["--print-env=s3cret"], "unexpected value for an argument found; --help lists the flags"),
         ] {
