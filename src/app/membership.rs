@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::balancer::Balancer;
 
@@ -19,9 +19,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub async fn hand_over(balancer: Arc<dyn Balancer>, draining: CancellationToken, force: Duration) {
     draining.cancelled().await;
     let limit = HAND_OVER.min(force / 2);
-    match timeout(limit, balancer.drain()).await {
-        Ok(()) => debug!("handed over to the other nodes"),
-        Err(_) => warn!(?limit, "the hand-over to the other nodes is not complete; they find out by themselves"),
+    if timeout(limit, balancer.drain()).await.is_err() {
+        warn!(?limit, "the hand-over to the other nodes is not complete; they find out by themselves");
     }
 }
 

@@ -249,19 +249,16 @@ pub(super) async fn cluster(State(app): State<Arc<App>>) -> Response {
     let status = state.balancer.cluster();
     let own = own_state(state, status.as_ref());
 
-    let (node, members) = match &status {
-        Some(status) => {
-            let mut members: Vec<_> = status.members.iter().map(MemberView::new).collect();
-            members.iter_mut().filter(|member| member.node == status.node.as_str()).for_each(|member| {
-                own.as_str().clone_into(&mut member.state);
-            });
-            (status.node.as_str().to_owned(), members)
+    let (node, members) = if let Some(status) = &status {
+        let mut members: Vec<_> = status.members.iter().map(MemberView::new).collect();
+        for member in members.iter_mut().filter(|member| member.node == status.node.as_str()) {
+            own.as_str().clone_into(&mut member.state);
         }
-        None => {
-            // Where nodes share a store, each answers for every stream.
-            let homes = placements.filter(|_| state.kind == BalancerType::Memory);
-            (app.alone.name.clone(), vec![app.alone.member(own, homes)])
-        }
+        (status.node.as_str().to_owned(), members)
+    } else {
+        // Where nodes share a store, each answers for every stream.
+        let homes = placements.filter(|_| state.kind == BalancerType::Memory);
+        (app.alone.name.clone(), vec![app.alone.member(own, homes)])
     };
     Json(ClusterView {
         code: 0,
