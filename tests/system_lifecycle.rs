@@ -27,6 +27,7 @@ use srs_proxy::{
     shutdown::{Outcome, Shutdown, Signal},
 };
 use tokio::{net::TcpStream, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
 
 fn config(settings: &[(&str, &str)]) -> Config {
     let none = BTreeMap::new();
@@ -74,6 +75,8 @@ async fn a_node_hands_over_beside_its_last_sessions_and_leaves_after_them() {
     balancer.slow_drain.store(true, SeqCst);
     balancer.say(in_cluster::cluster());
     let node = Node::start(balancer, &[]).await;
+    let last_session = CancellationToken::new();
+    node.shutdown.tasks().spawn(last_session.clone().cancelled_owned());
     assert_eq!(node.get("/readyz").await.status, 200);
 
     node.shutdown.begin();
@@ -89,8 +92,12 @@ async fn a_node_hands_over_beside_its_last_sessions_and_leaves_after_them() {
     let view = node.get("/api/v1/proxy/cluster").await.json();
     assert_eq!((&view["state"], &view["ready"]), (&json!("draining"), &json!(false)), "{view}");
 
-    node.balancer.release();
     let balancer = Arc::clone(&node.balancer);
+    balancer.release();
+    until("the hand-over ends", || balancer.calls() == ["drain", "drained"]).await;
+    assert_eq!(node.get("/healthz").await.status, 200);
+    assert_eq!(balancer.calls(), ["drain", "drained"], "a session goes on");
+    last_session.cancel();
     assert_eq!(node.ended().await, Outcome::Clean);
     assert_eq!(balancer.calls(), ["drain", "drained", "leave", "left"]);
 }
