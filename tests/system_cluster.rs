@@ -10,8 +10,8 @@ mod raw_http;
 mod system;
 
 use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    sync::{Arc, atomic::Ordering::SeqCst},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use in_cluster::InCluster;
@@ -138,6 +138,20 @@ async fn the_answer_comes_even_while_placements_are_unavailable() {
         (&view["origins"], &view["placements"], &view["members"][0]["homes"]),
         (&Value::Null, &Value::Null, &Value::Null)
     );
+}
+
+#[tokio::test]
+async fn a_balancer_that_does_not_answer_holds_up_neither_probes_nor_people() {
+    let balancer = InCluster::new();
+    balancer.silent.store(true, SeqCst);
+    let server = server(&balancer).await;
+    let begun = Instant::now();
+    let (ready, view) = tokio::join!(server.get("/readyz"), server.get(CLUSTER));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!((ready.status, ready.error().contains("no answer within")), (503, true));
+    let view = view.json();
+    assert_eq!((&view["ready"], &view["origins"], &view["placements"]), (&json!(false), &Value::Null, &Value::Null));
+    assert!(view["reason"].as_str().unwrap().contains("no answer within"), "{view}");
 }
 
 #[tokio::test]

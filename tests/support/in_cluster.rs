@@ -33,6 +33,8 @@ pub struct InCluster {
     calls: Mutex<Vec<&'static str>>,
     /// Whether the end of a hand-over waits for [`Self::release`].
     pub slow_drain: AtomicBool,
+    /// Whether nothing that is shown is ever answered.
+    pub silent: AtomicBool,
     /// Whether a farewell never ends.
     pub stuck_leave: AtomicBool,
     release: Notify,
@@ -55,6 +57,7 @@ impl InCluster {
             unavailable: Mutex::default(),
             calls: Mutex::default(),
             slow_drain: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
             stuck_leave: AtomicBool::new(false),
             release: Notify::new(),
         })
@@ -82,6 +85,13 @@ impl InCluster {
 
     fn note(&self, call: &'static str) {
         self.calls.lock().unwrap().push(call);
+    }
+
+    async fn shown(&self) -> Result<(), BalancerError> {
+        if self.silent.load(SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        self.available()
     }
 
     fn available(&self) -> Result<(), BalancerError> {
@@ -144,7 +154,7 @@ impl Balancer for InCluster {
     }
 
     async fn origins(&self) -> Result<Vec<OriginStatus>, BalancerError> {
-        self.available()?;
+        self.shown().await?;
         self.inner.origins().await
     }
 
@@ -166,7 +176,7 @@ impl Balancer for InCluster {
     }
 
     async fn placements(&self, page: Page) -> Result<(Vec<PlacementStatus>, usize), BalancerError> {
-        self.available()?;
+        self.shown().await?;
         self.inner.placements(page).await
     }
 
@@ -181,7 +191,7 @@ impl Balancer for InCluster {
     }
 
     async fn ready(&self) -> Result<(), BalancerError> {
-        self.available()
+        self.shown().await
     }
 
     fn cluster(&self) -> Option<ClusterStatus> {
