@@ -1,5 +1,6 @@
 //! The configuration, as typed values. Where they come from is the loader.
 
+pub mod ask;
 pub mod cli;
 pub mod dotenv;
 pub mod env_file;
