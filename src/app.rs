@@ -5,6 +5,7 @@ mod membership;
 
 use std::{convert::Infallible, io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use tokio::{
     net::TcpListener,
     task::JoinSet,
@@ -13,8 +14,8 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    balancer::{Balancer, memory::MemoryBalancer},
-    config::{self, BalancerType, Config, keys},
+    balancer::{Balancer, memory::MemoryBalancer, mesh},
+    config::{BalancerType, Config, keys},
     net::{self, ListenError},
     relay::{buffer::Pool, workers::Workers},
     server::{
@@ -36,6 +37,9 @@ pub enum StartError {
     /// A listener could not be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The mesh could not be started.
+    #[error(transparent)]
+    Mesh(#[from] mesh::StartError),
     /// The threads that move bytes could not be started.
     #[error("cannot start the threads that move bytes: {0}")]
     Workers(io::Error),
@@ -48,6 +52,7 @@ pub enum StartError {
 pub struct App {
     config: Config,
     balancer: Arc<dyn Balancer>,
+    duties: Option<BoxFuture<'static, ()>>,
     sessions: Sessions,
     workers: Workers,
     rtmp: TcpListener,
@@ -59,8 +64,8 @@ pub struct App {
 impl App {
     /// Binds every listener. If one fails, none stays open.
     pub async fn build(config: Config) -> Result<Self, StartError> {
-        let balancer = balancer(&config.balancer);
-        Self::with_balancer(config, balancer).await
+        let (balancer, duties) = balancer(&config).await?;
+        Ok(Self { duties, ..Self::with_balancer(config, balancer).await? })
     }
 
     /// Does as [`Self::build`], but agrees with other nodes through `balancer`.
@@ -69,6 +74,7 @@ impl App {
         let system = net::listen(&config.system.listen, &keys::PROXY_SYSTEM_API.spec).await?;
         Ok(Self {
             balancer,
+            duties: None,
             sessions: Sessions::default(),
             workers: Workers::start(config.worker_threads.map(NonZeroUsize::get)).map_err(StartError::Workers)?,
             rtmp_addr: rtmp.local_addr().map_err(StartError::Address)?,
@@ -132,7 +138,10 @@ impl App {
 
     async fn serve(self, shutdown: &Shutdown) -> Servers {
         let mut servers = Servers::new();
-        let Self { config, balancer, sessions, workers, rtmp, system, .. } = self;
+        let Self { config, balancer, duties, sessions, workers, rtmp, system, .. } = self;
+        if let Some(duties) = duties {
+            servers.spawn(named("mesh", duties));
+        }
         if let Some(backend) = &config.default_backend {
             let origin = default_backend::origin(backend);
             // Before the first client, who would be told that there is no origin.
@@ -184,10 +193,14 @@ async fn named(server: &'static str, run: impl Future<Output = ()>) -> &'static 
     server
 }
 
-fn balancer(config: &config::Balancer) -> Arc<dyn Balancer> {
-    match config.kind {
-        // The loader refuses mesh for now.
-        BalancerType::Memory | BalancerType::Mesh => Arc::new(MemoryBalancer::new(config)),
+/// The balancer that the configuration names, and what it does by itself, if anything.
+async fn balancer(config: &Config) -> Result<(Arc<dyn Balancer>, Option<BoxFuture<'static, ()>>), StartError> {
+    match config.balancer.kind {
+        BalancerType::Memory => Ok((Arc::new(MemoryBalancer::new(&config.balancer)), None)),
+        BalancerType::Mesh => {
+            let mesh::Started { balancer, run, .. } = mesh::start(&config.mesh, &config.balancer).await?;
+            Ok((balancer, Some(run)))
+        }
     }
 }
 

@@ -73,7 +73,7 @@ fn totals(view: &ClusterView) -> Vec<(&'static str, String)> {
         ("placements", view.placements.map_or_else(unknown, |placements| placements.to_string())),
         ("conflicts", format!("{} open, {} resolved", view.conflicts.open, view.conflicts.resolved)),
     ];
-    if let Some(counters) = view.counters {
+    if let Some(counters) = &view.counters {
         let DecisionsView { placed, moved, adopted, claims, claims_lost, unanswered, bad_posts } = counters.decisions;
         totals.push((
             "decisions",
@@ -82,6 +82,16 @@ fn totals(view: &ClusterView) -> Vec<(&'static str, String)> {
                  {unanswered} unanswered, {bad_posts} bad posts"
             ),
         ));
+        if let Some(gossip) = &counters.gossip {
+            let dropped: u64 = gossip.dropped.values().sum();
+            totals.push((
+                "gossip",
+                format!(
+                    "{} packets ({} bytes) sent, {} packets ({} bytes) received, {dropped} dropped",
+                    gossip.sent, gossip.sent_bytes, gossip.received, gossip.received_bytes
+                ),
+            ));
+        }
     }
     totals
 }
@@ -118,7 +128,7 @@ fn readable(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::system::cluster::{ConflictsView, CountersView, OriginsView};
+    use crate::server::system::cluster::{ConflictsView, CountersView, GossipView, OriginsView};
 
     fn member(node: &str, state: &str, lag_ms: u64) -> MemberView {
         MemberView {
@@ -165,6 +175,14 @@ mod tests {
                     unanswered: 6,
                     bad_posts: 7,
                 },
+                gossip: Some(GossipView {
+                    sent: 10,
+                    sent_bytes: 1_000,
+                    received: 20,
+                    received_bytes: 2_000,
+                    dropped: [("replay".to_owned(), 3)].into(),
+                }),
+                refused: None,
             }),
         }
     }
@@ -183,6 +201,7 @@ origins     3: 2 live, 1 suspect
 placements  10000
 conflicts   1 open, 2 resolved
 decisions   1 placed, 2 moved, 3 adopted, 4 claims, 5 claims lost, 6 unanswered, 7 bad posts
+gossip      10 packets (1000 bytes) sent, 20 packets (2000 bytes) received, 3 dropped
 ";
         assert_eq!(render(&view()), expected);
     }

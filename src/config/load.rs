@@ -88,10 +88,6 @@ impl Sources<'_> {
         }
         if config.balancer.kind == BalancerType::Mesh {
             config.mesh.check()?;
-            return Err(ConfigError::Together(format!(
-                "{}=mesh: not in this version",
-                keys::PROXY_LOAD_BALANCER_TYPE.spec.name
-            )));
         }
         Ok(config)
     }
@@ -276,8 +272,6 @@ mod tests {
     fn balancers_of_later_versions_are_refused_as_such() {
         let refused = refusal(&[("PROXY_LOAD_BALANCER_TYPE", "redis")]);
         assert!(refused.ends_with("expected memory or mesh (this version has no redis)"), "{refused}");
-        let refused = refusal(&[("PROXY_LOAD_BALANCER_TYPE", "mesh"), ("PROXY_MESH_INSECURE", "on")]);
-        assert_eq!(refused, "PROXY_LOAD_BALANCER_TYPE=mesh: not in this version");
     }
 
     struct NotUtf8;

@@ -133,6 +133,7 @@ pub fn cluster() -> ClusterStatus {
         origins: 0,
         placements: 10,
         conflicts: 1,
+        traffic: None,
         counters: Counters {
             placed: 1,
             moved: 2,

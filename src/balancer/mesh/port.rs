@@ -53,6 +53,16 @@ pub enum News {
     Heard(Vec<NodeId>),
 }
 
+/// Where the news come from.
+#[async_trait]
+pub trait NewsFeed: Send + 'static {
+    /// Waits for the next news. Nothing once there are no more to come.
+    async fn next(&mut self) -> Option<News>;
+
+    /// The next news, if there are any now.
+    fn try_next(&mut self) -> Option<News>;
+}
+
 /// Asks other nodes. The call ends within the deadline that the implementation is made with.
 #[async_trait]
 pub trait Peers: Send + Sync + 'static {

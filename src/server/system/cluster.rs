@@ -5,6 +5,7 @@
 //! placements are unavailable, because that is when people ask; its `reason` says why they are.
 
 use std::{
+    collections::BTreeMap,
     fs,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -22,7 +23,7 @@ use super::{App, SystemState, views::seconds};
 use crate::{
     balancer::{
         ClusterStatus, MemberStatus, OriginState, OriginStatus, Page,
-        mesh::{message::NodeState, node::Counters},
+        mesh::{message::NodeState, node::Counters, status::Traffic},
     },
     config::BalancerType,
 };
@@ -121,10 +122,30 @@ pub struct ConflictsView {
 }
 
 /// What happened since this node started. What its parts count goes here, one group for each part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CountersView {
     /// What it decided on streams.
     pub decisions: DecisionsView,
+    /// What came and went by gossip.
+    pub gossip: Option<GossipView>,
+    /// Connections and calls of others that were refused, by reason.
+    pub refused: Option<BTreeMap<String, u64>>,
+}
+
+/// What came and went by gossip, since the node started. Bytes are those in the packets, without the
+/// headers of UDP and IP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GossipView {
+    /// Packets sent.
+    pub sent: u64,
+    /// Bytes in them.
+    pub sent_bytes: u64,
+    /// Packets received, those that were dropped included.
+    pub received: u64,
+    /// Bytes in them.
+    pub received_bytes: u64,
+    /// Packets and posts that were dropped, by reason.
+    pub dropped: BTreeMap<String, u64>,
 }
 
 /// What a node decided on streams, since it started.
@@ -183,9 +204,21 @@ impl OriginsView {
 }
 
 impl CountersView {
-    fn new(counters: &Counters) -> Self {
+    fn new(counters: &Counters, traffic: Option<&Traffic>) -> Self {
+        let by_reason = |counts: &[(&str, u64)]| counts.iter().map(|(reason, n)| ((*reason).to_owned(), *n)).collect();
+        let gossip = |traffic: &Traffic| GossipView {
+            sent: traffic.sent,
+            sent_bytes: traffic.sent_bytes,
+            received: traffic.received,
+            received_bytes: traffic.received_bytes,
+            dropped: by_reason(&traffic.dropped),
+        };
         let Counters { placed, moved, adopted, claims, claims_lost, unanswered, bad_posts, conflicts: _ } = *counters;
-        Self { decisions: DecisionsView { placed, moved, adopted, claims, claims_lost, unanswered, bad_posts } }
+        Self {
+            decisions: DecisionsView { placed, moved, adopted, claims, claims_lost, unanswered, bad_posts },
+            gossip: traffic.map(gossip),
+            refused: traffic.map(|traffic| by_reason(&traffic.refused)),
+        }
     }
 }
 
@@ -275,7 +308,7 @@ pub(super) async fn cluster(State(app): State<Arc<App>>) -> Response {
             open: status.conflicts,
             resolved: status.counters.conflicts,
         }),
-        counters: status.as_ref().map(|status| CountersView::new(&status.counters)),
+        counters: status.as_ref().map(|status| CountersView::new(&status.counters, status.traffic.as_ref())),
     })
     .into_response()
 }

@@ -13,7 +13,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use srs_proxy::balancer::mesh::{
     message::{Address, CallError, Incarnation, Request, Response},
     node::Node,
-    port::{Answer, Board, News, Peers},
+    port::{Answer, Board, News, NewsFeed, Peers},
     record::{NodeId, Stamp},
 };
 use tokio::{
@@ -29,6 +29,20 @@ const SILENT: Duration = Duration::from_secs(2);
 pub const RPC: Duration = Duration::from_millis(300);
 /// How many posts of one node one exchange carries.
 const EXCHANGE: usize = 40;
+
+/// What a node of the simulation hears.
+pub struct SimFeed(mpsc::Receiver<News>);
+
+#[async_trait]
+impl NewsFeed for SimFeed {
+    async fn next(&mut self) -> Option<News> {
+        self.0.recv().await
+    }
+
+    fn try_next(&mut self) -> Option<News> {
+        self.0.try_recv().ok()
+    }
+}
 
 pub type SimNode = Node<SimBoard, SimPeers>;
 
@@ -106,7 +120,7 @@ impl Network {
     }
 
     /// Adds a node, in place of its earlier run if there was one.
-    pub fn add(&self, incarnation: &Incarnation) -> (SimBoard, SimPeers, mpsc::Receiver<News>) {
+    pub fn add(&self, incarnation: &Incarnation) -> (SimBoard, SimPeers, SimFeed) {
         let (news, receiver) = mpsc::channel(100_000);
         let station = Station {
             incarnation: incarnation.clone(),
@@ -120,7 +134,7 @@ impl Network {
         };
         self.with(|state| state.stations.insert(incarnation.node.clone(), station));
         let board = SimBoard { network: self.clone(), me: incarnation.clone() };
-        (board, SimPeers { network: self.clone(), me: incarnation.node.clone() }, receiver)
+        (board, SimPeers { network: self.clone(), me: incarnation.node.clone() }, SimFeed(receiver))
     }
 
     pub fn start(&self, node: &Arc<SimNode>) {
@@ -228,7 +242,8 @@ impl State {
             if of.node == station.incarnation.node {
                 continue;
             }
-            let latest = !station.replicas.keys().any(|known| known.node == of.node && known.generation > of.generation);
+            let latest =
+                !station.replicas.keys().any(|known| known.node == of.node && known.generation > of.generation);
             if !latest {
                 continue;
             }

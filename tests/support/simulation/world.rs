@@ -381,7 +381,9 @@ impl World {
         if self.trouble == Trouble::Nodes {
             for (id, used) in &before {
                 let stays = after.contains_key(id);
-                self.assert(!stays || *used == origin, || format!("{key} is in use on {used} and was placed on {origin}"));
+                self.assert(!stays || *used == origin, || {
+                    format!("{key} is in use on {used} and was placed on {origin}")
+                });
             }
         }
         Some(placement)
@@ -439,7 +441,9 @@ impl World {
                     self.network.set_weather(weather);
                 }
                 9 => {
-                    let slow = Duration::from_millis(self.chance(|rng| *[0, 0, 100, 400, 3_000].get(rng.random_range(0..5)).unwrap()));
+                    let slow = Duration::from_millis(
+                        self.chance(|rng| *[0, 0, 100, 400, 3_000].get(rng.random_range(0..5)).unwrap()),
+                    );
                     self.log(format_args!("{name} is slow by {slow:?}"));
                     self.network.set_slow(&name.as_str().into(), slow);
                 }
@@ -462,9 +466,8 @@ impl World {
         });
         sleep(QUIET).await;
 
-        let runs: Vec<_> = self.with(|state| {
-            state.runs.values().map(|run| (Arc::clone(&run.node), Arc::clone(&run.balancer))).collect()
-        });
+        let runs: Vec<_> = self
+            .with(|state| state.runs.values().map(|run| (Arc::clone(&run.node), Arc::clone(&run.balancer))).collect());
         let mut summary = Summary::default();
         for (node, _) in &runs {
             let status = node.status();
@@ -503,4 +506,3 @@ impl World {
         summary
     }
 }
-

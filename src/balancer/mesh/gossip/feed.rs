@@ -5,10 +5,15 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use super::latest::Latest;
-use crate::balancer::mesh::{message::Incarnation, port::News, record::NodeId};
+use crate::balancer::mesh::{
+    message::Incarnation,
+    port::{News, NewsFeed},
+    record::NodeId,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum About {
@@ -119,6 +124,17 @@ impl Feed {
     /// How many news wait.
     pub fn backlog(&self) -> usize {
         self.0.queue.lock().unwrap_or_else(PoisonError::into_inner).news.len()
+    }
+}
+
+#[async_trait]
+impl NewsFeed for Feed {
+    async fn next(&mut self) -> Option<News> {
+        self.recv().await
+    }
+
+    fn try_next(&mut self) -> Option<News> {
+        self.try_recv()
     }
 }
 
