@@ -12,8 +12,12 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    balancer::{Balancer, memory::MemoryBalancer},
-    config::{self, BalancerType, Config, keys},
+    balancer::{
+        Balancer,
+        memory::MemoryBalancer,
+        redis::{RedisBalancer, RedisStartError},
+    },
+    config::{BalancerType, Config, keys},
     net::{self, ListenError},
     relay::{buffer::Pool, workers::Workers},
     server::{
@@ -38,6 +42,9 @@ pub enum StartError {
     /// The threads that move bytes could not be started.
     #[error("cannot start the threads that move bytes: {0}")]
     Workers(io::Error),
+    /// The settings of Redis make no connection.
+    #[error(transparent)]
+    Redis(#[from] RedisStartError),
     /// A listener was opened, but has no address.
     #[error("the address of a listener: {0}")]
     Address(io::Error),
@@ -61,7 +68,7 @@ impl App {
         let rtmp = net::listen(&config.rtmp.listen, &keys::PROXY_RTMP_SERVER.spec).await?;
         let system = net::listen(&config.system.listen, &keys::PROXY_SYSTEM_API.spec).await?;
         Ok(Self {
-            balancer: balancer(&config.balancer),
+            balancer: balancer(&config)?,
             sessions: Sessions::default(),
             workers: Workers::start(config.worker_threads.map(NonZeroUsize::get)).map_err(StartError::Workers)?,
             rtmp_addr: rtmp.local_addr().map_err(StartError::Address)?,
@@ -161,10 +168,11 @@ async fn named(server: &'static str, run: impl Future<Output = ()>) -> &'static 
     server
 }
 
-fn balancer(config: &config::Balancer) -> Arc<dyn Balancer> {
-    match config.kind {
-        BalancerType::Memory => Arc::new(MemoryBalancer::new(config)),
-    }
+fn balancer(config: &Config) -> Result<Arc<dyn Balancer>, StartError> {
+    Ok(match config.balancer.kind {
+        BalancerType::Memory => Arc::new(MemoryBalancer::new(&config.balancer)),
+        BalancerType::Redis => Arc::new(RedisBalancer::start(&config.balancer, &config.redis)?),
+    })
 }
 
 /// Tells one run of this process from another, even where both have the same process id.

@@ -2,12 +2,12 @@
 //! come to agree.
 
 mod decide;
-#[cfg_attr(not(test), expect(dead_code, reason = "the balancers of several nodes use it"))]
 mod holds;
 mod lease;
 pub mod memory;
 pub mod policy;
 mod records;
+pub mod redis;
 mod registry;
 
 use std::{sync::Arc, time::Duration};

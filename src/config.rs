@@ -5,12 +5,14 @@ pub mod dotenv;
 pub mod env_file;
 pub mod keys;
 pub mod load;
+mod redis;
 pub mod sources;
 mod value;
 
 use std::{fmt, net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 pub use load::Loaded;
+pub use redis::{Redis, RedisServer, RedisTls};
 
 use crate::{origin::Endpoint, stream::Vhosts};
 
@@ -25,6 +27,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// Placement of streams.
     pub balancer: Balancer,
+    /// The Redis through which nodes agree, if they do.
+    pub redis: Redis,
     /// An origin that is registered by configuration.
     pub default_backend: Option<DefaultBackend>,
     /// The vhosts that are told apart.
@@ -119,6 +123,8 @@ pub enum AuthType {
 pub enum BalancerType {
     /// One node, alone.
     Memory,
+    /// Any number of nodes on one Redis, with nodes of the Go proxy among them.
+    Redis,
 }
 
 impl BalancerType {
@@ -126,6 +132,7 @@ impl BalancerType {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Memory => "memory",
+            Self::Redis => "redis",
         }
     }
 }

@@ -189,6 +189,27 @@ impl Registry {
         Ok(())
     }
 
+    /// Takes an origin that other nodes have known for longer than this one, at the time of its last
+    /// heartbeat. It replaces nobody, unless two claim one address.
+    pub fn adopt(&mut self, origin: Origin, heartbeat: Instant, changes: &mut Vec<Change>) -> Result<(), BalancerError> {
+        let contested = self.origins.values().any(|other| same_address(&other.origin, &origin));
+        if contested || self.origins.len() >= self.capacity {
+            return self.register(origin, heartbeat, changes);
+        }
+        let origin = Arc::new(origin);
+        changes.push(Change::Registered(Arc::clone(&origin)));
+        self.origins.insert(origin.id(), Entry { origin, suspect_reason: None, heartbeat });
+        self.next_expiry = [self.next_expiry, heartbeat.checked_add(self.ttl)].into_iter().flatten().min();
+        Ok(())
+    }
+
+    /// Forgets an origin, because the other nodes have.
+    pub fn remove(&mut self, id: &OriginId, now: Instant, changes: &mut Vec<Change>) {
+        if let Some(entry) = self.origins.remove(id) {
+            changes.push(Change::Expired { id: id.clone(), age: entry.heartbeat_age(now) });
+        }
+    }
+
     /// Takes what the data path saw.
     pub fn report(&mut self, id: &OriginId, seen: Reachability, now: Instant, changes: &mut Vec<Change>) {
         self.expire(now, changes);

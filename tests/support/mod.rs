@@ -17,6 +17,7 @@ pub mod process;
 pub mod proxy;
 pub mod raw;
 pub mod recorder;
+pub mod redis;
 pub mod rtmpdump;
 pub mod wait;
 
