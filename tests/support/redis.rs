@@ -248,7 +248,8 @@ pub fn balancer_config() -> config::Balancer {
         policy: Policy::PowerOfTwo,
         origin_ttl: Duration::from_secs(8),
         placement_hold: Duration::from_secs(2),
-        connecting: Duration::from_secs(2),
+        // Ten thousand placements are renewed in a third of it, by tests that are not optimised.
+        connecting: Duration::from_secs(6),
         max_origins: 100,
         max_streams: 100_000,
     }

@@ -174,7 +174,6 @@ elseif epoch < mine then
 end
 extend(lease)
 redis.pcall('HSET', KEYS[2], 'n:' .. ARGV[7], text(now() + lease * 1000) .. ':' .. ARGV[3])
-users()
 return {'1', {server, text(epoch), '0'}}
 ",
     ])
