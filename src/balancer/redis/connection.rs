@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline,
     RedisConnectionInfo, RedisError, RedisResult, TlsCertificates, TlsMode, Value,
-    aio::{ConnectionLike, MultiplexedConnection, PubSub},
+    aio::{MultiplexedConnection, PubSub},
     cluster::{ClusterClient, ClusterClientBuilder},
     cluster_async::ClusterConnection,
     cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr},
@@ -215,7 +215,7 @@ impl Connection {
                     let mut running = Vec::with_capacity(commands.len());
                     for command in commands {
                         let (command, mut connection) = (command.clone(), connection.clone());
-                        running.push(async move { connection.req_packed_command(&command).await });
+                        running.push(async move { command.query_async::<Value>(&mut connection).await });
                     }
                     results.extend(join_all(running).await);
                 }

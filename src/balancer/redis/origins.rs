@@ -130,6 +130,10 @@ impl Shared {
         let _one_at_a_time = self.reading.lock().await;
         let started = Instant::now();
         let list = self.link.run(redis::cmd("GET").arg(self.keys.servers())).await;
+        if list == Ok(Value::Nil) && !again {
+            // Nobody deletes the list; Redis has lost its data.
+            self.refill().await?;
+        }
         let listed = match &list {
             Ok(Value::BulkString(json)) => serde_json::from_slice::<Vec<serde_json::Value>>(json).ok(),
             Ok(_) => Some(Vec::new()),
