@@ -302,7 +302,9 @@ async fn foreign_and_corrupt_values_are_left_out_and_repaired() {
     let redis = Redis::start();
     let node = ready(&redis.config()).await;
     node.register(origin(1)).await.unwrap();
-    for (i, value) in ["", "garbage", "srs-proxy-server:", "srs-proxy-server:gone", "[1,2", "\u{7f}\u{0}"].iter().enumerate() {
+    for (i, value) in
+        ["", "garbage", "srs-proxy-server:", "srs-proxy-server:gone", "[1,2", "\u{7f}\u{0}"].iter().enumerate()
+    {
         if !value.contains('\u{0}') {
             redis.cli(&["SET", &format!("srs-proxy-url:{}", stream(&format!("s{i}"))), value]);
         }
@@ -313,6 +315,7 @@ async fn foreign_and_corrupt_values_are_left_out_and_repaired() {
     place(&node, "list").await;
 
     for bad in ["{", "null", "[]", "\"x\"", "{\"ip\":1}"] {
+        node.register(origin(1)).await.unwrap();
         redis.cli(&["SET", "srs-proxy-server:bad", bad]);
         redis.cli(&["SET", "srs-proxy-all-servers", &json!(["srs-proxy-server:bad", 7, null, "other"]).to_string()]);
         let listed = async || redis.cli(&["GET", "srs-proxy-all-servers"]).contains(&go_key(1));
@@ -320,6 +323,7 @@ async fn foreign_and_corrupt_values_are_left_out_and_repaired() {
         assert_eq!(node.origins().await.unwrap().len(), 1);
     }
     for broken in ["{not json", "\"text\"", "17"] {
+        node.register(origin(1)).await.unwrap();
         redis.cli(&["SET", "srs-proxy-all-servers", broken]);
         let repaired = async || {
             let list = redis.cli(&["GET", "srs-proxy-all-servers"]);
@@ -327,6 +331,7 @@ async fn foreign_and_corrupt_values_are_left_out_and_repaired() {
         };
         eventually("the list is repaired", repaired).await;
     }
+    node.register(origin(1)).await.unwrap();
     redis.cli(&["DEL", "srs-proxy-all-servers"]);
     redis.cli(&["LPUSH", "srs-proxy-all-servers", "x"]);
     let repaired = async || redis.cli(&["TYPE", "srs-proxy-all-servers"]) == "string";
@@ -357,7 +362,10 @@ async fn origins_that_registered_at_a_go_node_are_used_and_ours_can_be_used_by_g
 
     node.register(origin(2)).await.unwrap();
     let server: Value = serde_json::from_str(&redis.cli(&["GET", &go_key(2)])).unwrap();
-    assert_eq!((&server["server_id"], &server["service_id"], &server["pid"]), (&json!("vid-2"), &json!("run1"), &json!("1")));
+    assert_eq!(
+        (&server["server_id"], &server["service_id"], &server["pid"]),
+        (&json!("vid-2"), &json!("run1"), &json!("1"))
+    );
     assert_eq!(server["rtmp"], json!(["1935"]));
     assert!(humantime_like(server["update_at"].as_str().unwrap()), "{server}");
     let ttl: u64 = redis.cli(&["PTTL", &go_key(2)]).parse().unwrap();
@@ -394,9 +402,8 @@ async fn a_stream_that_go_placed_stays_there_without_a_time_to_live_while_its_se
     // Its server ends: the stream moves when it is asked for, and expires when it is not.
     redis.cli(&["SET", &format!("srs-proxy-url:{}", stream("abandoned")), &go_key(3)]);
     redis.cli(&["DEL", &go_key(3)]);
-    let fading = async || {
-        redis.cli(&["PTTL", &format!("srs-proxy-url:{}", stream("abandoned"))]).parse::<i64>().unwrap() > 0
-    };
+    let fading =
+        async || redis.cli(&["PTTL", &format!("srs-proxy-url:{}", stream("abandoned"))]).parse::<i64>().unwrap() > 0;
     eventually("the abandoned placement expires", fading).await;
     let moved = place(&node, "s").await;
     assert_ne!(moved.origin.id(), first.origin.id());
@@ -522,7 +529,10 @@ async fn a_player_in_another_protocol_does_not_take_a_stream_from_its_publisher_
     let key = stream("s");
     let srt = PlaceRequest { protocol: Protocol::Srt, ..request(&key) };
     // The flag is on its way while the hold is young.
-    eventually("the publisher is known", async || redis.cli(&["HVALS", &format!("srs-proxy-meta-url:{{srs-proxy-url:{key}}}")]).contains(":1")).await;
+    eventually("the publisher is known", async || {
+        redis.cli(&["HVALS", &format!("srs-proxy-meta-url:{{srs-proxy-url:{key}}}")]).contains(":1")
+    })
+    .await;
     assert!(matches!(b.place(srt).await, Err(BalancerError::NoOrigin { .. })));
     assert_eq!(place(&b, "s").await.epoch, first.epoch);
     drop(publisher);

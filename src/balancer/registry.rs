@@ -191,7 +191,12 @@ impl Registry {
 
     /// Takes an origin that other nodes have known for longer than this one, at the time of its last
     /// heartbeat. It replaces nobody, unless two claim one address.
-    pub fn adopt(&mut self, origin: Origin, heartbeat: Instant, changes: &mut Vec<Change>) -> Result<(), BalancerError> {
+    pub fn adopt(
+        &mut self,
+        origin: Origin,
+        heartbeat: Instant,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), BalancerError> {
         let contested = self.origins.values().any(|other| same_address(&other.origin, &origin));
         if contested || self.origins.len() >= self.capacity {
             return self.register(origin, heartbeat, changes);

@@ -242,7 +242,10 @@ mod tests {
     fn settings_that_contradict_each_other_are_told_with_their_values_and_without_secrets() {
         let url = ("PROXY_REDIS_URL", "redis://:s3cret@h");
         for (settings, told) in [
-            (&[url, ("PROXY_REDIS_HOST", "x")][..], "PROXY_REDIS_URL=*** and PROXY_REDIS_HOST=\"x\": expected only one"),
+            (
+                &[url, ("PROXY_REDIS_HOST", "x")][..],
+                "PROXY_REDIS_URL=*** and PROXY_REDIS_HOST=\"x\": expected only one",
+            ),
             (&[url, ("PROXY_REDIS_PASSWORD", "s3cret")], "PROXY_REDIS_URL=*** and PROXY_REDIS_PASSWORD=***: expected"),
             (&[url, ("PROXY_REDIS_TLS", "on")], "PROXY_REDIS_URL=*** and PROXY_REDIS_TLS=\"on\": expected only one"),
             (
@@ -265,10 +268,7 @@ mod tests {
                 &[("PROXY_REDIS_SENTINEL_MASTER", "m")],
                 "PROXY_REDIS_SENTINEL is empty while PROXY_REDIS_SENTINEL_MASTER=\"m\": expected both or neither",
             ),
-            (
-                &[("PROXY_REDIS_TLS_CA", "/ca")],
-                "PROXY_REDIS_TLS_CA=\"/ca\" while PROXY_REDIS_TLS=off: expected on",
-            ),
+            (&[("PROXY_REDIS_TLS_CA", "/ca")], "PROXY_REDIS_TLS_CA=\"/ca\" while PROXY_REDIS_TLS=off: expected on"),
             (
                 &[("PROXY_REDIS_TLS", "on"), ("PROXY_REDIS_TLS_CERT", "/c")],
                 "PROXY_REDIS_TLS_KEY is empty while PROXY_REDIS_TLS_CERT=\"/c\": expected both or neither",

@@ -9,7 +9,10 @@ use std::{
     path::Path,
 };
 
-use super::{ConfigError, dotenv, keys::{Key, Spec}};
+use super::{
+    ConfigError, dotenv,
+    keys::{Key, Spec},
+};
 
 /// The largest `.env` file, in bytes.
 const MAX_DOTENV: u64 = 1 << 20;

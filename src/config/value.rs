@@ -105,20 +105,19 @@ pub const DATABASE: Rule<u32> = Rule::new("a whole number from 0 to 1000000", |t
     whole_number(text, 0, 1_000_000).and_then(|number| u32::try_from(number).ok())
 });
 /// A name that is no secret, such as that of a user.
-pub const NAME: Rule<Option<String>> =
-    Rule::new("at most 4096 printable ASCII characters, or empty", |text| {
-        optional(text, |text| is_token(text).then(|| text.to_owned()))
-    });
+pub const NAME: Rule<Option<String>> = Rule::new("at most 4096 printable ASCII characters, or empty", |text| {
+    optional(text, |text| is_token(text).then(|| text.to_owned()))
+});
 /// The name of a Redis master.
 pub const MASTER: Rule<String> = Rule::new("printable ASCII characters without spaces", |text| {
     let printable = !text.is_empty() && text.len() <= MAX_TOKEN && text.bytes().all(|b| b.is_ascii_graphic());
     printable.then(|| text.to_owned())
 });
 /// What Redis keys begin with.
-pub const KEY_PREFIX: Rule<String> = Rule::new(
-    "at most 128 of A-Z a-z 0-9 - _ . : / and at most one hash tag {NAME}",
-    |text| is_key_prefix(text).then(|| text.to_owned()),
-);
+pub const KEY_PREFIX: Rule<String> =
+    Rule::new("at most 128 of A-Z a-z 0-9 - _ . : / and at most one hash tag {NAME}", |text| {
+        is_key_prefix(text).then(|| text.to_owned())
+    });
 /// A Redis URL, which may hold a password.
 pub const REDIS_URL: Rule<Option<Secret>> = Rule {
     parse: |text| optional(text, |text| redis::from_url(text).map(|_| Secret::new(text))),
@@ -194,9 +193,8 @@ fn is_token(text: &str) -> bool {
 
 /// Without white space or glob characters, because keys are looked for by pattern.
 fn is_key_prefix(text: &str) -> bool {
-    let plain = |text: &str| {
-        text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/'))
-    };
+    let plain =
+        |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/'));
     let parts = match text.split_once('{') {
         None => plain(text),
         Some((before, rest)) => rest

@@ -152,7 +152,9 @@ impl RedisCluster {
             Redis::start_with(&["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-node-timeout", "2000"])
         };
         let nodes: Vec<_> = (0..3).map(|_| node()).collect();
-        for (i, (node, (first, last))) in nodes.iter().zip([("0", "5460"), ("5461", "10922"), ("10923", "16383")]).enumerate() {
+        for (i, (node, (first, last))) in
+            nodes.iter().zip([("0", "5460"), ("5461", "10922"), ("10923", "16383")]).enumerate()
+        {
             node.cli(&["CLUSTER", "ADDSLOTSRANGE", first, last]);
             node.cli(&["CLUSTER", "SET-CONFIG-EPOCH", &(i + 1).to_string()]);
         }

@@ -52,7 +52,7 @@ pub(super) struct Connector {
 
 enum Target {
     Server(Client),
-    Cluster { client: ClusterClient, nodes: Vec<Client> },
+    Cluster { client: Box<ClusterClient>, nodes: Vec<Client> },
     Sentinel(Sentinel),
 }
 
@@ -105,7 +105,7 @@ impl Connector {
                     builder = builder.tls(TlsMode::Secure).certs(certificates);
                 }
                 let name = format!("the Redis Cluster at {}", names(servers));
-                (Target::Cluster { client: builder.build()?, nodes }, name)
+                (Target::Cluster { client: Box::new(builder.build()?), nodes }, name)
             }
             RedisServer::Sentinel { addresses, master, password } => {
                 let name = format!("the Redis master {master} of the Sentinels at {}", names(addresses));
@@ -206,8 +206,7 @@ impl Connection {
                     for command in commands {
                         pipeline.add_command(command.clone());
                     }
-                    let answers: Vec<RedisResult<Value>> =
-                        pipeline.ignore_errors().query_async(connection).await?;
+                    let answers: Vec<RedisResult<Value>> = pipeline.ignore_errors().query_async(connection).await?;
                     results.extend(answers);
                 }
                 // Neighbouring commands may belong to different nodes.
@@ -310,10 +309,7 @@ fn certificates(tls: &RedisTls) -> Result<TlsCertificates, RedisStartError> {
     let client_tls = tls.identity.as_ref().map(|(cert, key)| -> Result<_, RedisStartError> {
         Ok(ClientTlsConfig { client_cert: read(cert)?, client_key: read(key)? })
     });
-    Ok(TlsCertificates {
-        client_tls: client_tls.transpose()?,
-        root_cert: tls.ca.as_deref().map(read).transpose()?,
-    })
+    Ok(TlsCertificates { client_tls: client_tls.transpose()?, root_cert: tls.ca.as_deref().map(read).transpose()? })
 }
 
 fn names(servers: &[(String, u16)]) -> String {

@@ -155,8 +155,7 @@ impl Link {
     pub async fn calls(&self, calls: &[Call]) -> Result<Vec<RedisResult<Value>>, Fault> {
         let commands: Vec<_> = calls.iter().map(|call| call.command(false)).collect();
         let mut results = self.batch(&commands).await?;
-        let forgotten: Vec<_> =
-            (0..results.len()).filter(|i| results[*i].as_ref().is_err_and(is_forgotten)).collect();
+        let forgotten: Vec<_> = (0..results.len()).filter(|i| results[*i].as_ref().is_err_and(is_forgotten)).collect();
         if !forgotten.is_empty() {
             let commands: Vec<_> = forgotten.iter().map(|i| calls[*i].command(true)).collect();
             for (i, result) in forgotten.into_iter().zip(self.batch(&commands).await?) {

@@ -233,8 +233,7 @@ impl Shared {
             if state.members.entry(id.clone()).or_default().is_newer_than(started) {
                 continue;
             }
-            let is_suspect =
-                |state: &State| state.origins.get(&id).is_some_and(|entry| entry.suspect_reason.is_some());
+            let is_suspect = |state: &State| state.origins.get(&id).is_some_and(|entry| entry.suspect_reason.is_some());
             let (was_suspect, told) = (is_suspect(state), changes.len());
             let by_configuration = server.origin.server_id.starts_with(DEFAULT_BACKEND_PREFIX);
             let suspicion = suspicion.filter(|s| by_configuration || s.after == server.updated);
@@ -261,7 +260,7 @@ impl Shared {
             if was_suspect && is_suspect(state) {
                 // A suspicion that goes on is not told again.
                 let about = |change: &Change| match change {
-                    Change::Suspected { id: changed, .. } | Change::Cleared { id: changed, .. } => *changed == id,
+                    Change::Suspected { id: whose, .. } | Change::Cleared { id: whose, .. } => *whose == id,
                     _ => false,
                 };
                 let mut index = 0;
@@ -289,20 +288,21 @@ impl Shared {
             let _ = self.read_origins(false).await;
         }
         let server = Server::now(origin.clone());
-        let taken = self.with(|state, now, changes| -> Result<Option<(bool, Vec<OriginId>, Changing<'_>)>, BalancerError> {
-            let before = state.origins.get(&id).map(|entry| Origin::clone(&entry.origin));
-            state.origins.register(origin, now, changes)?;
-            let Some(entry) = state.origins.get(&id) else { return Ok(None) };
-            let news = !changes.is_empty() || before.as_ref() != Some(&entry.origin);
-            let replaced = changes.iter().filter_map(|change| match change {
-                Change::Replaced { old, .. } => Some(old.id()),
-                _ => None,
-            });
-            let replaced: Vec<_> = replaced.collect();
-            state.members.entry(id.clone()).or_default().updated.clone_from(&server.updated);
-            let changing = Changing::begin(self, state, replaced.iter().chain([&id]));
-            Ok(Some((news, replaced, changing)))
-        })?;
+        let taken =
+            self.with(|state, now, changes| -> Result<Option<(bool, Vec<OriginId>, Changing<'_>)>, BalancerError> {
+                let before = state.origins.get(&id).map(|entry| Origin::clone(&entry.origin));
+                state.origins.register(origin, now, changes)?;
+                let Some(entry) = state.origins.get(&id) else { return Ok(None) };
+                let news = !changes.is_empty() || before.as_ref() != Some(&entry.origin);
+                let replaced = changes.iter().filter_map(|change| match change {
+                    Change::Replaced { old, .. } => Some(old.id()),
+                    _ => None,
+                });
+                let replaced: Vec<_> = replaced.collect();
+                state.members.entry(id.clone()).or_default().updated.clone_from(&server.updated);
+                let changing = Changing::begin(self, state, replaced.iter().chain([&id]));
+                Ok(Some((news, replaced, changing)))
+            })?;
         let Some((news, replaced, changing)) = taken else { return Ok(()) };
 
         let written = self.write(&id, &server, &replaced).await;

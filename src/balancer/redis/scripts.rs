@@ -9,7 +9,6 @@
 use std::{sync::LazyLock, time::Duration};
 
 use redis::{Cmd, Value};
-use sha1::{Digest, Sha1};
 
 use super::keys::Keys;
 use crate::{origin::OriginId, stream::StreamKey};
@@ -23,7 +22,7 @@ pub(super) struct Script {
 impl Script {
     fn new(parts: &[&str]) -> Self {
         let text = parts.concat();
-        let hash = Sha1::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
+        let hash = redis::Script::new(&text).get_hash().to_owned();
         Self { text, hash }
     }
 }
