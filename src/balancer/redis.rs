@@ -79,8 +79,8 @@ struct Shared {
     link: Link,
     state: Mutex<State>,
     records: Mutex<Records>,
-    /// Held while origins are read.
-    reading: tokio::sync::Mutex<()>,
+    /// Held while origins are read; when the last reading began.
+    reading: tokio::sync::Mutex<Option<Instant>>,
     listing: tokio::sync::Mutex<Option<census::Listing>>,
     origins_changed: Notify,
     leases_changed: Notify,
@@ -211,12 +211,12 @@ impl Shared {
             }
             let unheard = origin.as_ref().is_some_and(|id| self.with(|state, _, _| state.origins.get(id).is_none()));
             if unheard && !std::mem::replace(&mut read, true) {
-                let _ = self.read_origins(false).await;
+                let _ = self.refresh_origins().await;
             }
             let published = found.as_ref().is_some_and(|found| found.published);
             match self.decide(request, origin.clone(), published) {
                 Err(BalancerError::NoOrigin { .. }) if !std::mem::replace(&mut read, true) => {
-                    let _ = self.read_origins(false).await;
+                    let _ = self.refresh_origins().await;
                 }
                 Err(error) => return Err(error),
                 Ok(Verdict::Keep(origin)) => {
@@ -288,9 +288,11 @@ impl Shared {
             held.or_else(|| state.known.get(stream, now))
         });
         let Some((origin, epoch)) = known else { return Err(fault.into()) };
-        match self.decide(request, Some(origin), false) {
-            Ok(Verdict::Keep(origin)) => Ok(Placement { stream: stream.clone(), origin, epoch }),
-            _ => Err(fault.into()),
+        // Better a suspect one than none: no other can be agreed on.
+        let usable = self.with(|state, _, _| state.origins.get(&origin).map(|entry| Arc::clone(&entry.origin)));
+        match usable.filter(|usable| usable.serves(request.protocol) && !request.avoid.contains(&origin)) {
+            Some(origin) => Ok(Placement { stream: stream.clone(), origin, epoch }),
+            None => Err(fault.into()),
         }
     }
 }

@@ -130,6 +130,11 @@ impl Connector {
         &self.name
     }
 
+    /// Whether one connection stands for many, which are made anew behind it.
+    pub fn heals_itself(&self) -> bool {
+        matches!(self.target, Target::Cluster { .. })
+    }
+
     /// Opens a connection for commands. The caller keeps the time.
     pub async fn connect(&self) -> RedisResult<Connection> {
         let client = match &self.target {

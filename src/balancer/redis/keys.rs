@@ -82,7 +82,7 @@ impl Keys {
         format!("{}srs-proxy-ufrag:{ufrag}", self.prefix)
     }
 
-    /// Is there for as long as Redis has not lost its data.
+    /// A value by chance that is there for as long as Redis has not lost its data.
     pub fn alive(&self) -> String {
         format!("{}srs-proxy-meta-alive", self.prefix)
     }

@@ -96,6 +96,8 @@ pub(super) struct Link {
     broken: Notify,
     /// Why writing fails although there is a connection.
     trouble: Mutex<Option<Fault>>,
+    /// What was found in [`Keys::alive`] last. Another value means that Redis has lost its data.
+    data: Mutex<Option<Vec<u8>>>,
     /// Before this, no fresh placement is made.
     refilled_at: Mutex<Option<Instant>>,
 }
@@ -109,6 +111,7 @@ impl Link {
             state: watch::channel(State::Connecting).0,
             broken: Notify::new(),
             trouble: Mutex::default(),
+            data: Mutex::default(),
             refilled_at: Mutex::default(),
         })
     }
@@ -174,8 +177,11 @@ impl Link {
                 used.store(number, Ordering::Relaxed);
                 match operation.run(connection).await {
                     Ok(done) => return Ok(done),
-                    Err(error) if is_broken(&error) => self.fail(number),
+                    Err(error) if is_broken(&error) && !self.connector.heals_itself() => self.fail(number),
                     Err(error) => {
+                        if is_broken(&error) {
+                            self.broken.notify_one();
+                        }
                         self.note(&error);
                         return Err(self.fault(&error));
                     }
@@ -184,7 +190,11 @@ impl Link {
         };
         let result = timeout_at(Instant::now() + self.timeout, work).await;
         result.unwrap_or_else(|_| {
-            self.fail(used.load(Ordering::Relaxed));
+            if self.connector.heals_itself() {
+                self.broken.notify_one();
+            } else {
+                self.fail(used.load(Ordering::Relaxed));
+            }
             Err(self.late())
         })
     }
@@ -217,7 +227,7 @@ impl Link {
         let (mut number, mut pause) = (0, MIN_PAUSE);
         let mut told = false;
         loop {
-            match timeout(self.timeout, self.open(number > 0)).await.unwrap_or_else(|_| Err(self.late())) {
+            match timeout(self.timeout, self.open()).await.unwrap_or_else(|_| Err(self.late())) {
                 Ok(connection) => {
                     number += 1;
                     pause = MIN_PAUSE;
@@ -242,35 +252,44 @@ impl Link {
     }
 
     /// Connects, and makes sure that it can be written.
-    async fn open(&self, again: bool) -> Result<Connection, Fault> {
+    async fn open(&self) -> Result<Connection, Fault> {
         let mut connection = self.connector.connect().await.map_err(|e| self.fault(&e))?;
-        let exists = connection.run(redis::cmd("EXISTS").arg(&self.alive)).await.map_err(|e| self.fault(&e))?;
-        if again && exists == Value::Int(0) {
-            *lock(&self.refilled_at) = Some(Instant::now() + REFILL);
-            tracing::warn!("{} has lost its data; nodes bring back what they know", self.connector.name());
+        if let Err(error) = self.probe(&mut connection).await
+            && is_broken(&error)
+        {
+            return Err(self.fault(&error));
         }
-        match self.probe(&mut connection).await {
-            Err(error) if is_broken(&error) => Err(self.fault(&error)),
-            _ => Ok(connection),
+        let data = connection.run(redis::cmd("GET").arg(&self.alive)).await.map_err(|e| self.fault(&e))?;
+        if let Value::BulkString(data) = data {
+            let before = lock(&self.data).replace(data.clone());
+            if before.is_some_and(|before| before != data) {
+                *lock(&self.refilled_at) = Some(Instant::now() + REFILL);
+                tracing::warn!("{} has lost its data; nodes bring back what they know", self.connector.name());
+            }
         }
+        Ok(connection)
     }
 
-    /// Returns when the connection is broken.
+    /// Returns when the connection is broken. A part of a Cluster that is does not break the whole.
     async fn watch(&self, mut connection: Connection, number: u64) {
         loop {
-            if timeout(PROBE_INTERVAL, self.broken.notified()).await.is_ok() {
+            let _ = timeout(PROBE_INTERVAL, self.broken.notified()).await;
+            if !self.is_up() {
                 return;
             }
             let probe = timeout(self.timeout, self.probe(&mut connection)).await;
             if probe.is_err() || probe.is_ok_and(|result| result.is_err_and(|error| is_broken(&error))) {
                 self.fail(number);
+                return;
             }
         }
     }
 
     /// Writes, because a server that is full or a replica can still be read.
     async fn probe(&self, connection: &mut Connection) -> RedisResult<()> {
-        let result = connection.run(redis::cmd("SET").arg(&self.alive).arg("1")).await;
+        let mut set = redis::cmd("SET");
+        set.arg(&self.alive).arg(format!("{:016x}", rand::random::<u64>())).arg("NX");
+        let result = connection.run(&set).await;
         match &result {
             Ok(_) => *lock(&self.trouble) = None,
             Err(error) => self.note(error),

@@ -7,7 +7,10 @@ use std::{
 };
 
 use redis::{Cmd, RedisResult, Value};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::{
+    sync::MutexGuard,
+    time::{Instant, MissedTickBehavior, interval},
+};
 
 use super::{
     Shared, State,
@@ -67,12 +70,11 @@ impl Shared {
             if !self.link.is_up() {
                 continue;
             }
-            let recovering = self.recovering.load(Ordering::Acquire);
+            let recovering = self.recovering.swap(false, Ordering::AcqRel);
             let done = if recovering { self.recover().await } else { self.read_origins(false).await };
-            match done {
-                Ok(()) if recovering => self.recovering.store(false, Ordering::Release),
-                Ok(()) => {}
-                Err(fault) => tracing::debug!("origins are not read: {}", fault.0),
+            if let Err(fault) = done {
+                tracing::debug!("origins are not read: {}", fault.0);
+                self.recovering.fetch_or(recovering, Ordering::AcqRel);
             }
         }
     }
@@ -82,7 +84,12 @@ impl Shared {
         self.flush_leases().await;
         self.refill().await?;
         self.read_origins(true).await?;
-        self.with(|state, _, _| state.frozen = None);
+        self.with(|state, _, _| {
+            // It may have been lost again.
+            if !self.recovering.load(Ordering::Acquire) {
+                state.frozen = None;
+            }
+        });
         Ok(())
     }
 
@@ -125,10 +132,25 @@ impl Shared {
         Ok(())
     }
 
+    /// Reads all origins, unless somebody else does so after this call.
+    pub async fn refresh_origins(&self) -> Result<(), Fault> {
+        let asked = Instant::now();
+        let reading = self.reading.lock().await;
+        if reading.is_some_and(|began| began >= asked) {
+            return Ok(());
+        }
+        self.read_locked(reading, false).await
+    }
+
     /// Reads all origins and takes what is new. With `again`, heartbeats that are known count anew.
     pub async fn read_origins(&self, again: bool) -> Result<(), Fault> {
-        let _one_at_a_time = self.reading.lock().await;
+        let reading = self.reading.lock().await;
+        self.read_locked(reading, again).await
+    }
+
+    async fn read_locked(&self, mut reading: MutexGuard<'_, Option<Instant>>, again: bool) -> Result<(), Fault> {
         let started = Instant::now();
+        *reading = Some(started);
         let list = self.link.run(redis::cmd("GET").arg(self.keys.servers())).await;
         if list == Ok(Value::Nil) && !again {
             // Nobody deletes the list; Redis has lost its data.
@@ -154,6 +176,8 @@ impl Shared {
 
         let (read, gone) = self.read_servers(&ids).await?;
         let alive: Vec<OriginId> = read.iter().map(|read| read.id.clone()).collect();
+        // One that cannot be read stays until its next heartbeat, which replaces what is there.
+        let local: Vec<OriginId> = local.into_iter().filter(|id| alive.contains(id) || gone.contains(id)).collect();
         self.with(|state, now, changes| self.take(state, read, &local, started, again, now, changes));
 
         let unlisted: Vec<_> = alive.into_iter().filter(|id| !listed.contains(&self.keys.server(id))).collect();
@@ -285,7 +309,7 @@ impl Shared {
         let id = origin.id();
         if self.with(|state, _, _| state.origins.get(&id).is_none()) {
             // Who else there is decides on whether it replaces somebody.
-            let _ = self.read_origins(false).await;
+            let _ = self.refresh_origins().await;
         }
         let server = Server::now(origin.clone());
         let taken =
