@@ -395,6 +395,32 @@ mod tests {
     }
 
     #[test]
+    fn an_origin_that_others_knew_before_replaces_only_who_claims_its_address() {
+        let mut scene = Scene::new();
+        let mut adopt = |server: &str, pid: &str, address: &str| {
+            let mut changes = Vec::new();
+            scene.registry.adopt(origin(server, pid, address), scene.now, &mut changes).unwrap();
+            names(&changes)
+        };
+        assert_eq!(adopt("a", "1", "10.0.0.1:1935"), "+a-s-1");
+        assert_eq!(adopt("a", "2", "10.0.0.2:1935"), "+a-s-2");
+        assert_eq!(adopt("b", "1", "10.0.0.2:1935"), "a-s-2>b-s-1");
+        scene.now += TTL;
+        assert_eq!(scene.report("x", Reachability::Reached), "-a-s-1 -b-s-1");
+    }
+
+    #[test]
+    fn an_origin_that_others_have_forgotten_is_told_as_expired() {
+        let mut scene = Scene::new();
+        scene.beat("a", "1", "10.0.0.1:1935").unwrap();
+        let mut changes = Vec::new();
+        scene.registry.remove(&OriginId::from("a-s-1"), scene.now, &mut changes);
+        scene.registry.remove(&OriginId::from("a-s-1"), scene.now, &mut changes);
+        assert_eq!(names(&changes), "-a-s-1");
+        assert_eq!(scene.beat("a", "2", "10.0.0.1:1935").unwrap(), "+a-s-2", "nobody was replaced");
+    }
+
+    #[test]
     fn an_origin_that_was_replaced_long_ago_is_a_new_one() {
         let mut scene = Scene::new();
         scene.beat("a", "1", "10.0.0.1:1935").unwrap();

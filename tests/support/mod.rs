@@ -18,6 +18,7 @@ pub mod proxy;
 pub mod raw;
 pub mod recorder;
 pub mod redis;
+pub mod redis_nodes;
 pub mod rtmpdump;
 pub mod wait;
 

@@ -29,8 +29,6 @@ const REST: u32 = 20;
 const SAME_LIST: Duration = Duration::from_secs(2);
 /// How long a scan may take.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Values that are read at once.
-const BATCH: usize = 1000;
 /// Abandoned placements of the Go proxy that one count lets expire.
 const FADING: usize = 256;
 
@@ -115,37 +113,31 @@ impl Shared {
             command
         };
         let commands: Vec<_> = streams.map(get).collect();
-        let mut epochs = Vec::with_capacity(commands.len());
-        for commands in commands.chunks(BATCH) {
-            let epoch = |answer| match answer {
-                Ok(Value::BulkString(digits)) => String::from_utf8(digits).ok()?.parse().ok(),
-                _ => None,
-            };
-            // One that only the Go proxy has touched has none yet.
-            epochs.extend(self.link.batch(commands).await?.into_iter().map(|answer| epoch(answer).unwrap_or(0)));
-        }
-        Ok(epochs)
+        let epoch = |answer| match answer {
+            Ok(Value::BulkString(digits)) => String::from_utf8(digits).ok()?.parse().ok(),
+            _ => None,
+        };
+        // One that only the Go proxy has touched has none yet.
+        Ok(self.link.batch(&commands).await?.into_iter().map(|answer| epoch(answer).unwrap_or(0)).collect())
     }
 
     /// Reads all placements, and takes what they say of the load of origins.
     async fn scan(&self) -> Result<Vec<(StreamKey, OriginId)>, Fault> {
         let streams = self.streams().await?;
         let mut placements = BTreeMap::new();
-        let mut foreign = Vec::new();
-        for streams in streams.chunks(BATCH) {
-            let get = |stream| {
-                let mut command = redis::cmd("GET");
-                command.arg(self.keys.url(stream));
-                command
-            };
-            let commands: Vec<_> = streams.iter().map(get).collect();
-            for (stream, value) in streams.iter().zip(self.link.batch(&commands).await?) {
-                let Ok(Value::BulkString(value)) = value else { continue };
-                match self.keys.server_id(&value) {
-                    Some(id) => placements.insert(stream.clone(), id),
-                    None => continue,
-                };
-                foreign.push((stream.clone(), value));
+        let mut valued = Vec::new();
+        let get = |stream| {
+            let mut command = redis::cmd("GET");
+            command.arg(self.keys.url(stream));
+            command
+        };
+        let commands: Vec<_> = streams.iter().map(get).collect();
+        for (stream, value) in streams.into_iter().zip(self.link.batch(&commands).await?) {
+            if let Ok(Value::BulkString(value)) = value
+                && let Some(id) = self.keys.server_id(&value)
+            {
+                placements.insert(stream.clone(), id);
+                valued.push((stream, value));
             }
         }
         let mut counts: HashMap<OriginId, usize> = HashMap::new();
@@ -158,8 +150,8 @@ impl Shared {
             state.loads.counted(counts);
             known
         });
-        foreign.retain(|(stream, _)| placements.get(stream).is_some_and(|id| !known.contains(id)));
-        self.fade(&foreign).await?;
+        valued.retain(|(stream, _)| placements.get(stream).is_some_and(|id| !known.contains(id)));
+        self.fade(&valued).await?;
         Ok(placements.into_iter().collect())
     }
 

@@ -21,8 +21,6 @@ use redis::{
 
 use crate::config::{self, RedisServer, RedisTls, Secret};
 
-/// Commands that are under way at once on one connection.
-const BATCH: usize = 256;
 /// Keys that one step of a scan looks at.
 const SCAN: usize = 1000;
 
@@ -203,29 +201,24 @@ impl Connection {
 
     /// Runs commands without waiting for one before the next is sent.
     pub async fn batch(&mut self, commands: &[Cmd]) -> RedisResult<Vec<RedisResult<Value>>> {
-        let mut results = Vec::with_capacity(commands.len());
-        for commands in commands.chunks(BATCH) {
-            match self {
-                Self::Server(connection) => {
-                    let mut pipeline = Pipeline::with_capacity(commands.len());
-                    for command in commands {
-                        pipeline.add_command(command.clone());
-                    }
-                    let answers: Vec<RedisResult<Value>> = pipeline.ignore_errors().query_async(connection).await?;
-                    results.extend(answers);
+        match self {
+            Self::Server(connection) => {
+                let mut pipeline = Pipeline::with_capacity(commands.len());
+                for command in commands {
+                    pipeline.add_command(command.clone());
                 }
-                // Neighbouring commands may belong to different nodes.
-                Self::Cluster(connection) => {
-                    let mut running = Vec::with_capacity(commands.len());
-                    for command in commands {
-                        let (command, mut connection) = (command.clone(), connection.clone());
-                        running.push(async move { command.query_async::<Value>(&mut connection).await });
-                    }
-                    results.extend(join_all(running).await);
+                pipeline.ignore_errors().query_async(connection).await
+            }
+            // Neighbouring commands may belong to different nodes.
+            Self::Cluster(connection) => {
+                let mut running = Vec::with_capacity(commands.len());
+                for command in commands {
+                    let (command, mut connection) = (command.clone(), connection.clone());
+                    running.push(async move { command.query_async::<Value>(&mut connection).await });
                 }
+                Ok(join_all(running).await)
             }
         }
-        Ok(results)
     }
 
     /// Those who each hold a part of the keys, for [`Self::scan`].

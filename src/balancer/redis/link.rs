@@ -23,6 +23,8 @@ use super::{
 };
 use crate::{balancer::BalancerError, config};
 
+/// Commands that are under way at once for one caller.
+const BATCH: usize = 256;
 /// How often a healthy connection is tried.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long to wait after the first failed attempt to connect; doubled up to [`MAX_PAUSE`].
@@ -140,9 +142,13 @@ impl Link {
         self.operate(&Run(command)).await
     }
 
-    /// Runs commands side by side; each has a result of its own.
+    /// Runs commands side by side; each has a result of its own. The deadline is that of a part of
+    /// them, so that it does not depend on how many there are.
     pub async fn batch(&self, commands: &[Cmd]) -> Result<Vec<RedisResult<Value>>, Fault> {
-        let results = self.operate(&Batch(commands)).await?;
+        let mut results = Vec::with_capacity(commands.len());
+        for commands in commands.chunks(BATCH) {
+            results.extend(self.operate(&Batch(commands)).await?);
+        }
         if let Some(error) = results.iter().find_map(|result| result.as_ref().err()) {
             self.note(error);
         }
