@@ -6,12 +6,12 @@ use std::{
     time::Duration,
 };
 
-use redis::{RedisResult, Value, cluster_routing::Route};
+use redis::{Cmd, RedisResult, Value, cluster_routing::Route};
 use tokio::time::{Instant, sleep};
 
 use super::{
     Shared,
-    connection::Connection,
+    connection::{Connection, Scanned},
     link::{Fault, Operation},
     scripts::{self, Call},
 };
@@ -27,6 +27,8 @@ const MIN_PERIOD: Duration = Duration::from_secs(1);
 const REST: u32 = 20;
 /// How long the further pages of a list come from the same scan.
 const SAME_LIST: Duration = Duration::from_secs(2);
+/// Placements that are read at once.
+const BATCH: usize = 500;
 /// How long a scan may take.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Abandoned placements of the Go proxy that one count lets expire.
@@ -42,6 +44,12 @@ struct Step<'a> {
     pattern: &'a str,
 }
 
+/// Reads what was found.
+struct Read {
+    part: Option<Route>,
+    commands: Vec<Cmd>,
+}
+
 impl Operation for Parts {
     type Output = Vec<Option<Route>>;
 
@@ -51,17 +59,33 @@ impl Operation for Parts {
 }
 
 impl Operation for Step<'_> {
-    type Output = (Vec<u8>, Vec<Vec<u8>>);
+    type Output = Scanned;
 
     async fn run(&self, mut connection: Connection) -> RedisResult<Self::Output> {
-        connection.scan(self.part, self.cursor.clone(), self.pattern).await
+        connection.scan(self.part, &self.cursor, self.pattern).await
     }
+}
+
+impl Operation for Read {
+    type Output = Vec<Value>;
+
+    async fn run(&self, mut connection: Connection) -> RedisResult<Self::Output> {
+        connection.read(self.part, &self.commands).await
+    }
+}
+
+/// A placement as it was read.
+struct Found {
+    origin: OriginId,
+    value: Vec<u8>,
+    /// 0 if it was not asked for, or if only the Go proxy has touched the placement.
+    epoch: u64,
 }
 
 /// All placements at some time, ordered by stream.
 pub(super) struct Listing {
     at: Instant,
-    placements: Arc<Vec<(StreamKey, OriginId)>>,
+    placements: Arc<Vec<(StreamKey, OriginId, u64)>>,
 }
 
 impl Shared {
@@ -70,7 +94,7 @@ impl Shared {
         loop {
             let start = Instant::now();
             if self.link.is_up()
-                && let Err(fault) = self.scan().await
+                && let Err(fault) = self.scan(false).await
             {
                 tracing::debug!("placements are not counted: {}", fault.0);
             }
@@ -85,90 +109,62 @@ impl Shared {
             match &*listing {
                 Some(listing) if page.start > 0 && listing.at.elapsed() < SAME_LIST => Arc::clone(&listing.placements),
                 _ => {
-                    let placements = Arc::new(self.scan().await?);
+                    let found = self.scan(true).await?.into_iter();
+                    let placements = Arc::new(found.map(|(stream, f)| (stream, f.origin, f.epoch)).collect());
                     *listing = Some(Listing { at: Instant::now(), placements: Arc::clone(&placements) });
                     placements
                 }
             }
         };
-        let origins: HashMap<OriginId, Arc<Origin>> = self.with(|state, _, _| {
-            state.origins.iter().map(|(id, entry)| (id.clone(), Arc::clone(&entry.origin))).collect()
-        });
-        let live = placements.iter().filter_map(|(stream, id)| Some((stream, origins.get(id)?)));
-        let total = live.clone().count();
-        let shown: Vec<_> = live.skip(page.start).take(page.count).collect();
-        let epochs = self.epochs(shown.iter().map(|(stream, _)| *stream)).await?;
-        let status = |((stream, origin), epoch): ((&StreamKey, &Arc<Origin>), u64)| {
-            let users = self.with(|state, _, _| state.holds.users(stream));
-            let placement = Placement { stream: stream.clone(), origin: Arc::clone(origin), epoch };
-            PlacementStatus { placement, publishers: users.publishers, players: users.players }
-        };
-        Ok((shown.into_iter().zip(epochs).map(status).collect(), total))
-    }
-
-    async fn epochs(&self, streams: impl Iterator<Item = &StreamKey>) -> Result<Vec<u64>, Fault> {
-        let get = |stream: &StreamKey| {
-            let mut command = redis::cmd("HGET");
-            command.arg(self.keys.placement(stream)).arg("epoch");
-            command
-        };
-        let commands: Vec<_> = streams.map(get).collect();
-        let epoch = |answer| match answer {
-            Ok(Value::BulkString(digits)) => String::from_utf8(digits).ok()?.parse().ok(),
-            _ => None,
-        };
-        // One that only the Go proxy has touched has none yet.
-        Ok(self.link.batch(&commands).await?.into_iter().map(|answer| epoch(answer).unwrap_or(0)).collect())
+        Ok(self.with(|state, _, _| {
+            let origins: HashMap<&OriginId, &Arc<Origin>> =
+                state.origins.iter().map(|(id, entry)| (id, &entry.origin)).collect();
+            let live = placements.iter().filter_map(|(stream, id, epoch)| Some((stream, *origins.get(id)?, *epoch)));
+            let total = live.clone().count();
+            let status = |(stream, origin, epoch): (&StreamKey, &Arc<Origin>, u64)| {
+                let users = state.holds.users(stream);
+                let placement = Placement { stream: stream.clone(), origin: Arc::clone(origin), epoch };
+                PlacementStatus { placement, publishers: users.publishers, players: users.players }
+            };
+            (live.skip(page.start).take(page.count).map(status).collect(), total)
+        }))
     }
 
     /// Reads all placements, and takes what they say of the load of origins.
-    async fn scan(&self) -> Result<Vec<(StreamKey, OriginId)>, Fault> {
-        let streams = self.streams().await?;
-        let mut placements = BTreeMap::new();
-        let mut valued = Vec::new();
-        let get = |stream| {
-            let mut command = redis::cmd("GET");
-            command.arg(self.keys.url(stream));
-            command
-        };
-        let commands: Vec<_> = streams.iter().map(get).collect();
-        for (stream, value) in streams.into_iter().zip(self.link.batch(&commands).await?) {
-            if let Ok(Value::BulkString(value)) = value
-                && let Some(id) = self.keys.server_id(&value)
-            {
-                placements.insert(stream.clone(), id);
-                valued.push((stream, value));
-            }
-        }
+    async fn scan(&self, with_epochs: bool) -> Result<BTreeMap<StreamKey, Found>, Fault> {
+        let found = self.find(with_epochs).await?;
         let mut counts: HashMap<OriginId, usize> = HashMap::new();
-        for id in placements.values() {
-            *counts.entry(id.clone()).or_default() += 1;
+        for placement in found.values() {
+            *counts.entry(placement.origin.clone()).or_default() += 1;
         }
-        let known = self.with(|state, _, _| {
+        let abandoned = self.with(|state, _, _| {
+            let abandoned = found.iter().filter(|(_, placement)| state.origins.get(&placement.origin).is_none());
+            let abandoned: Vec<_> =
+                abandoned.take(FADING).map(|(stream, f)| (stream.clone(), f.value.clone())).collect();
             counts.retain(|id, _| state.origins.get(id).is_some());
-            let known: Vec<_> = counts.keys().cloned().collect();
             state.loads.counted(counts);
-            known
+            abandoned
         });
-        valued.retain(|(stream, _)| placements.get(stream).is_some_and(|id| !known.contains(id)));
-        self.fade(&valued).await?;
-        Ok(placements.into_iter().collect())
+        self.fade(&abandoned).await?;
+        Ok(found)
     }
 
-    async fn streams(&self) -> Result<Vec<StreamKey>, Fault> {
+    async fn find(&self, with_epochs: bool) -> Result<BTreeMap<StreamKey, Found>, Fault> {
         let deadline = Instant::now() + LIMIT;
         let pattern = self.keys.urls();
-        let mut streams = Vec::new();
-        let parts = self.link.operate(&Parts).await?;
-        for part in parts {
+        let mut found = BTreeMap::new();
+        for part in self.link.operate(&Parts).await? {
             let mut cursor = b"0".to_vec();
             loop {
                 let (next, keys) = self.link.operate(&Step { part, cursor, pattern: &pattern }).await?;
-                streams.extend(keys.iter().filter_map(|key| self.keys.stream(key)));
+                let streams: Vec<StreamKey> = keys.iter().filter_map(|key| self.keys.stream(key)).collect();
+                for streams in streams.chunks(BATCH) {
+                    self.read(part, streams, with_epochs, &mut found).await?;
+                }
                 if next == b"0" {
                     break;
                 }
-                if Instant::now() > deadline || streams.len() > self.config.max_streams.saturating_mul(2) {
+                if Instant::now() > deadline || found.len() > self.config.max_streams.saturating_mul(2) {
                     return Err(Fault(format!(
                         "there are more keys in Redis than can be looked through in {LIMIT:?}: give the proxies a \
                          database of their own"
@@ -177,9 +173,44 @@ impl Shared {
                 cursor = next;
             }
         }
-        streams.sort_unstable();
-        streams.dedup();
-        Ok(streams)
+        Ok(found)
+    }
+
+    async fn read(
+        &self,
+        part: Option<Route>,
+        streams: &[StreamKey],
+        with_epochs: bool,
+        found: &mut BTreeMap<StreamKey, Found>,
+    ) -> Result<(), Fault> {
+        let get = |name: &str, key: String| {
+            let mut command = redis::cmd(name);
+            command.arg(key);
+            command
+        };
+        let mut commands: Vec<_> = streams.iter().map(|stream| get("GET", self.keys.url(stream))).collect();
+        if with_epochs {
+            for stream in streams {
+                let mut command = get("HGET", self.keys.placement(stream));
+                command.arg("epoch");
+                commands.push(command);
+            }
+        }
+        let mut values = self.link.operate(&Read { part, commands }).await?.into_iter();
+        let placed: Vec<_> = values.by_ref().take(streams.len()).collect();
+        let epochs = values.map(|value| match value {
+            Value::BulkString(digits) => String::from_utf8(digits).ok().and_then(|text| text.parse().ok()).unwrap_or(0),
+            _ => 0,
+        });
+        let epochs = epochs.chain(std::iter::repeat(0));
+        for ((stream, value), epoch) in streams.iter().zip(placed).zip(epochs) {
+            if let Value::BulkString(value) = value
+                && let Some(origin) = self.keys.server_id(&value)
+            {
+                found.insert(stream.clone(), Found { origin, value, epoch });
+            }
+        }
+        Ok(())
     }
 
     /// The Go proxy's placements live for ever, those on servers that are gone included.
@@ -188,7 +219,7 @@ impl Shared {
             return Ok(());
         }
         let fade = |(stream, value): &(StreamKey, Vec<u8>)| scripts::fade(&self.keys, stream, value, self.lease);
-        let calls: Vec<Call> = abandoned.iter().take(FADING).map(fade).collect();
+        let calls: Vec<Call> = abandoned.iter().map(fade).collect();
         if !calls.is_empty() {
             self.link.calls(&calls).await?;
         }

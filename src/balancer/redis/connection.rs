@@ -240,19 +240,11 @@ impl Connection {
     }
 
     /// One step of a scan for the keys that match `pattern`: where to go on, and the keys.
-    pub async fn scan(
-        &mut self,
-        part: Option<Route>,
-        cursor: Vec<u8>,
-        pattern: &str,
-    ) -> RedisResult<(Vec<u8>, Vec<Vec<u8>>)> {
+    pub async fn scan(&mut self, part: Option<Route>, cursor: &[u8], pattern: &str) -> RedisResult<Scanned> {
         let mut command = redis::cmd("SCAN");
         command.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN);
         let answer = match (self, part) {
-            (Self::Cluster(connection), Some(route)) => {
-                let routing = RoutingInfo::SingleNode(SingleNodeRoutingInfo::SpecificNode(route));
-                connection.route_command(command, routing).await?
-            }
+            (Self::Cluster(connection), Some(route)) => connection.route_command(command, to(route)).await?,
             (connection, _) => connection.run(&command).await?,
         };
         let [Value::BulkString(cursor), keys] = array(&answer) else { return Ok((b"0".to_vec(), Vec::new())) };
@@ -262,6 +254,33 @@ impl Connection {
         };
         Ok((cursor.clone(), array(keys).iter().filter_map(key).collect()))
     }
+
+    /// Runs commands on keys that [`Self::scan`] found in `part`. One whose key has moved since has no
+    /// value.
+    pub async fn read(&mut self, part: Option<Route>, commands: &[Cmd]) -> RedisResult<Vec<Value>> {
+        match (self, part) {
+            _ if commands.is_empty() => Ok(Vec::new()),
+            (Self::Cluster(connection), Some(route)) => {
+                let mut pipeline = Pipeline::with_capacity(commands.len());
+                for command in commands {
+                    pipeline.add_command(command.clone());
+                }
+                let route = SingleNodeRoutingInfo::SpecificNode(route);
+                connection.route_pipeline(pipeline, 0, commands.len(), route).await
+            }
+            (connection, _) => {
+                let answers = connection.batch(commands).await?;
+                Ok(answers.into_iter().map(|answer| answer.unwrap_or(Value::Nil)).collect())
+            }
+        }
+    }
+}
+
+/// Where to go on, and the keys that were found.
+pub(super) type Scanned = (Vec<u8>, Vec<Vec<u8>>);
+
+fn to(route: Route) -> RoutingInfo {
+    RoutingInfo::SingleNode(SingleNodeRoutingInfo::SpecificNode(route))
 }
 
 fn array(value: &Value) -> &[Value] {
