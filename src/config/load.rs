@@ -40,9 +40,10 @@ pub fn load(sources: Sources<'_>) -> Result<Loaded, ConfigError> {
 
 impl Sources<'_> {
     fn config(&self) -> Result<Config, ConfigError> {
+        let rtmp = self.rtmp()?;
         let kind = self.value(&keys::PROXY_LOAD_BALANCER_TYPE)?;
         let config = Config {
-            rtmp: self.rtmp()?,
+            rtmp,
             system: System {
                 listen: self.value(&keys::PROXY_SYSTEM_API)?,
                 token: self.token()?,

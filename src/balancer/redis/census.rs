@@ -138,7 +138,10 @@ impl Shared {
             *counts.entry(placement.origin.clone()).or_default() += 1;
         }
         let abandoned = self.with(|state, _, _| {
-            let abandoned = found.iter().filter(|(_, placement)| state.origins.get(&placement.origin).is_none());
+            let abandoned = found.iter().filter(|(_, placement)| {
+                let id = &placement.origin;
+                state.origins.get(id).is_none() && !state.members.contains_key(id)
+            });
             let abandoned: Vec<_> =
                 abandoned.take(FADING).map(|(stream, f)| (stream.clone(), f.value.clone())).collect();
             counts.retain(|id, _| state.origins.get(id).is_some());
