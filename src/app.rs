@@ -124,7 +124,7 @@ impl App {
         let mut servers = Servers::new();
         let Self { config, balancer, sessions, workers, rtmp, system, .. } = self;
         if let Some(backend) = &config.default_backend {
-            let origin = default_backend::origin(backend, &run_id());
+            let origin = default_backend::origin(backend);
             // Before the first client, who would be told that there is no origin.
             let _ = timeout(FIRST_HEARTBEAT, balancer.register(origin.clone())).await;
             let (balancer, ttl) = (Arc::clone(&balancer), config.balancer.origin_ttl);
@@ -173,11 +173,6 @@ fn balancer(config: &Config) -> Result<Arc<dyn Balancer>, StartError> {
         BalancerType::Memory => Arc::new(MemoryBalancer::new(&config.balancer)),
         BalancerType::Redis => Arc::new(RedisBalancer::start(&config.balancer, &config.redis)?),
     })
-}
-
-/// Tells one run of this process from another, even where both have the same process id.
-fn run_id() -> String {
-    format!("{:016x}", rand::random::<u64>())
 }
 
 /// A server that ends while it should serve takes the node down: half a node is worse than none,

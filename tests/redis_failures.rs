@@ -191,6 +191,7 @@ async fn a_failover_of_the_sentinels_is_followed() {
     assert_eq!(place(&node, "known").await.epoch, lease.placement().epoch);
     eventually("the node uses the new master", async || node.ready().await.is_ok()).await;
     assert!(sentinel.replica.cli(&["INFO", "replication"]).contains("role:master"));
+    node.register(origin(1)).await.unwrap();
     place(&node, "new").await;
     assert_eq!(place(&node, "known").await.epoch, lease.placement().epoch);
 }
@@ -212,6 +213,8 @@ async fn a_cluster_that_lost_a_node_serves_what_is_known_and_recovers_with_it() 
     }
     cluster.nodes[1].restart();
     eventually("the node is ready again", async || node.ready().await.is_ok()).await;
+    // By now it may have been silent for too long.
+    node.register(origin(1)).await.unwrap();
     for i in 20..40 {
         eventually("new streams are placed", async || try_place(&node, &format!("s{i}")).await.is_ok()).await;
     }
@@ -307,4 +310,30 @@ async fn origins_do_not_expire_while_nobody_can_hear_of_their_heartbeats() {
     eventually("the node is ready again", async || node.ready().await.is_ok()).await;
     // It has sent no heartbeat since.
     until_known(&node, 0).await;
+}
+
+/// How often scripts have run so far, by their hash or their text.
+fn scripts_run(redis: &Redis) -> u64 {
+    let stats = redis.cli(&["INFO", "commandstats"]);
+    let calls = |line: &str| line.split("calls=").nth(1)?.split(',').next()?.parse::<u64>().ok();
+    let scripts = stats.lines().filter(|line| line.starts_with("cmdstat_eval"));
+    scripts.filter_map(calls).sum()
+}
+
+#[tokio::test]
+async fn a_stream_that_is_placed_costs_one_request_and_a_fresh_one_two() {
+    let redis = Redis::start();
+    let node = ready(&redis.config()).await;
+    node.register(origin(1)).await.unwrap();
+    // By then Redis knows the scripts.
+    place(&node, "first").await;
+    let before = scripts_run(&redis);
+    for i in 0..50 {
+        place(&node, &format!("s{i}")).await;
+    }
+    let fresh = scripts_run(&redis);
+    for i in 0..50 {
+        place(&node, &format!("s{i}")).await;
+    }
+    assert_eq!((fresh - before, scripts_run(&redis) - fresh), (100, 50));
 }

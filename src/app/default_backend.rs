@@ -16,14 +16,14 @@ use crate::{
 /// The longest time between two heartbeats.
 const MAX_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The origin that `backend` describes. The server's id follows from its address, so that a restart
-/// of this process replaces the origin instead of adding another; `run` tells the runs apart.
-pub fn origin(backend: &DefaultBackend, run: &str) -> Origin {
+/// The origin that `backend` describes. Its id follows from its address alone, so that it is one origin
+/// for all nodes that have the same setting, and stays the same when one of them restarts.
+pub fn origin(backend: &DefaultBackend) -> Origin {
     let optional = |endpoint: &Option<_>| endpoint.iter().cloned().collect();
     let mut origin = Origin {
         server_id: String::new(),
-        service_id: run.to_owned(),
-        pid: std::process::id().to_string(),
+        service_id: "configured".into(),
+        pid: "0".into(),
         device_id: "default-backend".into(),
         ip: backend.ip.clone(),
         rtmp: vec![backend.rtmp.clone()],
@@ -99,17 +99,15 @@ mod tests {
     }
 
     #[test]
-    fn the_origin_has_the_endpoints_that_are_configured_and_a_server_id_that_a_restart_keeps() {
-        let first = origin(&backend("10.0.0.1", "tcp://:1936"), "a");
+    fn the_origin_has_the_endpoints_that_are_configured_and_one_id_for_all_nodes() {
+        let first = origin(&backend("10.0.0.1", "tcp://:1936"));
         assert_eq!(first.address(Protocol::Rtmp), Some(("10.0.0.1", 1936)));
         assert_eq!(first.server_id, "default-10.0.0.1:1936");
         assert!(first.serves(Protocol::Api) && first.serves(Protocol::Rtc));
         assert!(!first.serves(Protocol::Http) && !first.serves(Protocol::Srt) && !first.is_srs());
 
-        let second = origin(&backend("10.0.0.1", "1936"), "b");
-        assert_eq!(second.server_id, first.server_id);
-        assert_ne!(second.id(), first.id());
-        let other = origin(&backend("10.0.0.1", "tcp://10.0.0.2:1936"), "a");
+        assert_eq!(origin(&backend("10.0.0.1", "1936")).id(), first.id());
+        let other = origin(&backend("10.0.0.1", "tcp://10.0.0.2:1936"));
         assert_eq!(other.server_id, "default-10.0.0.2:1936");
     }
 
@@ -117,7 +115,7 @@ mod tests {
     async fn the_origin_stays_registered_for_as_long_as_the_process_serves() {
         let balancer = balancer(1);
         let stop = CancellationToken::new();
-        let origin = origin(&backend("127.0.0.1", "1935"), "a");
+        let origin = origin(&backend("127.0.0.1", "1935"));
         let kept = tokio::spawn(keep_registered(balancer.clone(), origin, TTL, stop.clone()));
         for _ in 0..10 {
             sleep(TTL / 2).await;
@@ -134,9 +132,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_heartbeat_that_fails_is_sent_again() {
         let balancer = balancer(1);
-        let other = origin(&backend("127.0.0.2", "1935"), "other");
+        let other = origin(&backend("127.0.0.2", "1935"));
         balancer.register(other.clone()).await.unwrap();
-        let ours = origin(&backend("127.0.0.1", "1935"), "ours");
+        let ours = origin(&backend("127.0.0.1", "1935"));
         let kept = tokio::spawn(keep_registered(balancer.clone(), ours.clone(), TTL, CancellationToken::new()));
         sleep(TTL / 2).await;
         assert_eq!(balancer.origins().await.unwrap()[0].origin.id(), other.id());

@@ -101,7 +101,12 @@ impl Shared {
             for (id, entry) in state.origins.iter() {
                 let member = state.members.entry(id.clone()).or_default();
                 let left = ttl.saturating_sub(entry.heartbeat_age(now)).max(ttl.min(GRACE));
-                let server = Server { origin: Origin::clone(&entry.origin), updated: member.updated.clone() };
+                let mut server = Server::now(Origin::clone(&entry.origin));
+                // The Go proxy reads no server without a time.
+                if member.updated.is_empty() {
+                    member.updated.clone_from(&server.updated);
+                }
+                server.updated.clone_from(&member.updated);
                 let missing_only = !member.unwritten;
                 let mut set = |key: String, json: String| {
                     let mut command = redis::cmd("SET");
