@@ -337,3 +337,32 @@ async fn a_stream_that_is_placed_costs_one_request_and_a_fresh_one_two() {
     }
     assert_eq!((fresh - before, scripts_run(&redis) - fresh), (100, 50));
 }
+
+#[tokio::test]
+async fn a_move_is_told_to_other_nodes_at_once_and_again_after_their_subscription_broke() {
+    let redis = Redis::start();
+    // Nobody finds out by a renewal within the time of this test.
+    let slow = config::Balancer { connecting: Duration::from_secs(60), ..balancer_config() };
+    let node = || Arc::new(RedisBalancer::start(&slow, &redis.config()).unwrap()) as Arc<dyn Balancer>;
+    let (a, b) = (node(), node());
+    for node in [&a, &b] {
+        eventually("the node is ready", async || node.ready().await.is_ok()).await;
+    }
+    let subscribers = || redis.cli(&["PUBSUB", "NUMSUB", "srs-proxy-meta-events"]).ends_with('2');
+    for n in 1..=2 {
+        a.register(origin(n)).await.unwrap();
+    }
+    until_known(&b, 2).await;
+    for round in 0..2 {
+        eventually("both nodes listen", async || subscribers()).await;
+        let first = place(&a, &format!("s{round}")).await;
+        let mut lease = Lease::new(Arc::clone(&b), first.clone(), Intent::Play);
+        // So that the first word on the hold has been said.
+        let held = format!("srs-proxy-meta-url:{{srs-proxy-url:{}}}", first.stream);
+        eventually("the hold is known", async || redis.cli(&["HLEN", &held]) == "3").await;
+        let avoid = [first.origin.id()];
+        a.place(PlaceRequest { avoid: &avoid, ..request(&first.stream) }).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(3), lease.moved()).await.expect("the other node is told");
+        redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    }
+}
