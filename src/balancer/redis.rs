@@ -382,7 +382,7 @@ impl Balancer for RedisBalancer {
     }
 }
 
-/// Tells of values that are not as we or the Go proxy write them, at a limited rate.
+/// Tells of what is in Redis and cannot be used, at a limited rate.
 #[derive(Debug, Default)]
 struct Foreign(Mutex<Option<Instant>>);
 
@@ -390,12 +390,16 @@ impl Foreign {
     const PERIOD: Duration = Duration::from_secs(10);
 
     fn warn(&self, what: &str) {
+        self.say(&format!("{what}: neither the proxies nor the Go proxy wrote this; it is left out or replaced"));
+    }
+
+    fn say(&self, text: &str) {
         let mut last = lock(&self.0);
         if last.is_none_or(|last| last.elapsed() >= Self::PERIOD) {
             *last = Some(Instant::now());
-            tracing::warn!("{what}: neither the proxies nor the Go proxy wrote this; it is left out or replaced");
+            tracing::warn!("{text}");
         } else {
-            tracing::debug!("{what}: not ours");
+            tracing::debug!("{text}");
         }
     }
 }

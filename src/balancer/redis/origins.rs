@@ -276,7 +276,7 @@ impl Shared {
                     state.origins.adopt(server.origin, heartbeat, changes)
                 };
                 if let Err(error) = taken {
-                    self.foreign.warn(&error.to_string());
+                    self.foreign.say(&format!("an origin in Redis is left out: {error}"));
                 }
             }
             match suspicion {
