@@ -23,21 +23,28 @@ impl Users {
     }
 }
 
-/// A placement that is in use.
+/// A placement that sessions of this node use.
 #[derive(Debug)]
 pub(super) struct Held {
-    pub users: Users,
-    /// The origin, as the newest placement has it that anybody here holds or was told of.
     pub origin: OriginId,
-    /// The epoch of that placement.
+    /// The epoch of the newest placement on this origin that anybody here holds or was told of.
     pub epoch: u64,
+    /// Those who were told of a move have it no longer.
     moved: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Stream {
+    users: Users,
+    /// One for each origin, the newest last. There are several only while it is not settled where the
+    /// stream is.
+    held: Vec<Held>,
 }
 
 /// All placements that are in use, at most one for each session.
 #[derive(Debug, Default)]
 pub(super) struct Holds {
-    streams: HashMap<StreamKey, Held>,
+    streams: HashMap<StreamKey, Stream>,
 }
 
 impl Holds {
@@ -45,15 +52,14 @@ impl Holds {
     /// moved to another origin.
     pub fn hold(&mut self, placement: &Placement, intent: Intent) -> watch::Receiver<u64> {
         let Placement { stream, origin, epoch } = placement;
-        self.moved(stream, &origin.id(), *epoch);
-        let held = self.streams.entry(stream.clone()).or_insert_with(|| Held {
-            users: Users::default(),
-            origin: origin.id(),
-            epoch: *epoch,
-            moved: watch::channel(*epoch).0,
-        });
-        *held.users.of(intent) += 1;
-        held.moved.subscribe()
+        let (id, epoch) = (origin.id(), *epoch);
+        let stream = self.streams.entry(stream.clone()).or_default();
+        *stream.users.of(intent) += 1;
+        if let Some(later) = stream.held.iter().find(|held| held.origin != id && held.epoch > epoch) {
+            return later.moved.subscribe();
+        }
+        stream.moved(&id, epoch, |held| held.epoch < epoch);
+        stream.at(&id, epoch).moved.subscribe()
     }
 
     /// Notes one user less; says who is left, or nothing if there was no such user.
@@ -69,28 +75,51 @@ impl Holds {
     }
 
     /// Tells those who hold a placement on another origin, which is not later, that the stream is there
-    /// now. Of two placements at one epoch, as nodes make them that do not see each other, the one that
-    /// is told last counts.
+    /// now.
     pub fn moved(&mut self, stream: &StreamKey, origin: &OriginId, epoch: u64) {
-        let Some(held) = self.streams.get_mut(stream).filter(|held| held.epoch <= epoch) else { return };
-        if held.origin != *origin {
-            let before = std::mem::replace(&mut held.moved, watch::channel(epoch).0);
-            before.send_replace(epoch.max(held.epoch + 1));
-            held.origin = origin.clone();
+        let Some(stream) = self.streams.get_mut(stream) else { return };
+        if stream.held.iter().all(|held| held.epoch <= epoch) {
+            stream.moved(origin, epoch, |held| held.epoch <= epoch);
+            stream.at(origin, epoch);
         }
-        held.epoch = epoch;
     }
 
+    /// The newest placement of a stream that is in use.
     pub fn get(&self, stream: &StreamKey) -> Option<&Held> {
-        self.streams.get(stream)
+        self.streams.get(stream)?.held.last()
     }
 
     pub fn users(&self, stream: &StreamKey) -> Users {
-        self.get(stream).map_or_else(Users::default, |held| held.users)
+        self.streams.get(stream).map_or_else(Users::default, |stream| stream.users)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&StreamKey, &Held)> {
-        self.streams.iter()
+    /// The streams that are in use.
+    pub fn streams(&self) -> impl Iterator<Item = &StreamKey> {
+        self.streams.keys()
+    }
+}
+
+impl Stream {
+    /// Tells those on other origins whom `earlier` names. Nobody is left to tell where all have gone.
+    fn moved(&mut self, origin: &OriginId, epoch: u64, earlier: impl Fn(&Held) -> bool) {
+        self.held.retain(|held| {
+            let told = held.origin != *origin && earlier(held);
+            if told {
+                held.moved.send_replace(epoch.max(held.epoch + 1));
+            }
+            !told && (held.origin == *origin || held.moved.receiver_count() > 0)
+        });
+    }
+
+    fn at(&mut self, origin: &OriginId, epoch: u64) -> &Held {
+        let mut held = match self.held.iter().position(|held| held.origin == *origin) {
+            Some(place) => self.held.remove(place),
+            None => Held { origin: origin.clone(), epoch, moved: watch::channel(epoch).0 },
+        };
+        held.epoch = held.epoch.max(epoch);
+        let place = self.held.iter().position(|other| other.epoch > held.epoch).unwrap_or(self.held.len());
+        self.held.insert(place, held);
+        &self.held[place]
     }
 }
 
@@ -117,7 +146,7 @@ mod tests {
         assert_eq!(holds.release(&placed.stream, Intent::Play), None);
         assert_eq!(holds.users(&placed.stream).publishers, 1);
         assert_eq!(holds.release(&placed.stream, Intent::Publish), Some(Users::default()));
-        assert_eq!(holds.iter().count(), 0);
+        assert_eq!(holds.streams().count(), 0);
     }
 
     #[test]
@@ -134,15 +163,17 @@ mod tests {
     }
 
     #[test]
-    fn of_two_origins_at_one_epoch_the_last_counts_and_those_on_the_other_are_told() {
-        let mut holds = Holds::default();
-        let first = holds.hold(&placement(1, 3), Intent::Play);
-        let second = holds.hold(&placement(2, 3), Intent::Play);
-        assert!(*first.borrow() > 3);
-        assert_eq!(*second.borrow(), 3);
-        holds.moved(&placement(1, 3).stream, &placement(1, 3).origin.id(), 3);
-        assert!(*second.borrow() > 3);
-        assert_eq!(*holds.hold(&placement(1, 3), Intent::Play).borrow(), 3, "whoever is there is not sent away");
+    fn of_two_origins_at_one_epoch_none_is_told_until_it_is_settled() {
+        for settled in [1, 2] {
+            let mut holds = Holds::default();
+            let watches = [1, 2].map(|origin| holds.hold(&placement(origin, 3), Intent::Play));
+            assert_eq!(watches.clone().map(|watch| *watch.borrow()), [3, 3]);
+            let placed = placement(settled, 3);
+            holds.moved(&placed.stream, &placed.origin.id(), 3);
+            let told = watches.map(|watch| *watch.borrow() > 3);
+            assert_eq!(told, [settled != 1, settled != 2]);
+            assert_eq!(*holds.hold(&placed, Intent::Play).borrow(), 3, "whoever is there is not sent away");
+        }
     }
 
     #[test]

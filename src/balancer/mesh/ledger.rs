@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     ended::Ended,
+    message::Incarnation,
     record::{NodeId, Record, Stamp},
 };
 use crate::{
@@ -42,6 +43,9 @@ pub enum Effect {
     Unpost(StreamKey),
     /// What is known of the stream has changed, and it is this now.
     Known(StreamKey, Record),
+    /// A record is gone that none of those that are left took the place of. Sessions that use what it
+    /// said must be accounted for.
+    Doubt(StreamKey),
 }
 
 /// Sessions of a node on a stream.
@@ -60,6 +64,8 @@ struct Known {
     own: bool,
     /// For records of others: `None` while their writer keeps them posted.
     until: Option<Instant>,
+    /// The run of the writer that has it on the board.
+    posted: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -196,24 +202,24 @@ impl Ledger {
         self.conflicts.iter().map(|(stream, since)| (stream, *since))
     }
 
-    /// Takes a record that another node wrote. `posted` says that its writer has it on the board,
-    /// and takes it from there when it ends.
-    pub fn merge(&mut self, stream: &StreamKey, record: &Record, posted: bool, now: Instant) {
+    /// Takes a record that another node wrote. `posted` is the run of its writer that has it on the board
+    /// and takes it from there when it ends, if one has.
+    pub fn merge(&mut self, stream: &StreamKey, record: &Record, posted: Option<u64>, now: Instant) {
         if !self.streams.contains_key(stream) && self.streams.len() >= self.capacity.saturating_mul(FOREIGN_FACTOR) {
             return;
         }
-        let until = (!posted).then(|| now + UNPOSTED);
+        let until = posted.is_none().then(|| now + UNPOSTED);
         self.edit(stream, now, |entry| {
             for known in &mut entry.records {
                 if known.record.supersedes(record) {
-                    if known.record == *record && posted && !known.own {
-                        known.until = None;
+                    if known.record == *record && posted.is_some() && !known.own {
+                        (known.until, known.posted) = (None, posted);
                     }
                     return;
                 }
             }
             entry.records.retain(|known| !record.supersedes(&known.record));
-            entry.records.push(Known { record: record.clone(), own: false, until });
+            entry.records.push(Known { record: record.clone(), own: false, until, posted });
         });
     }
 
@@ -240,9 +246,11 @@ impl Ledger {
         }
     }
 
-    /// Takes note that a node is back, and with it all that it has on the board.
-    pub fn reclaim(&mut self, writer: &NodeId, now: Instant) {
-        let reclaimed = |known: &Known| known.record.writer == *writer && !known.own && known.until.is_some();
+    /// Takes note that a run of a node is seen, and with it all that it has on the board.
+    pub fn reclaim(&mut self, run: &Incarnation, now: Instant) {
+        let reclaimed = |known: &Known| {
+            known.record.writer == run.node && known.posted == Some(run.generation) && known.until.is_some()
+        };
         for stream in self.written_as(reclaimed) {
             self.edit(&stream, now, |entry| {
                 for known in entry.records.iter_mut().filter(|known| reclaimed(known)) {
@@ -336,7 +344,7 @@ impl Ledger {
             let history = BTreeMap::new();
             let record =
                 Record { origin: origin.clone(), epoch, since: stamp, published, writer, written: stamp, history };
-            entry.records.push(Known { record, own: true, until: None });
+            entry.records.push(Known { record, own: true, until: None, posted: None });
         });
     }
 
@@ -427,7 +435,7 @@ impl Ledger {
             }
             let record =
                 Record { origin: origin.clone(), epoch, since, published, writer: me.clone(), written: stamp, history };
-            entry.records = vec![Known { record, own: true, until: None }];
+            entry.records = vec![Known { record, own: true, until: None, posted: None }];
         });
     }
 
@@ -444,6 +452,7 @@ impl Ledger {
         let own_before = entry.records.iter().find(|known| known.own).map(|known| known.record.clone());
 
         let highest_before = entry.records.iter().map(|known| known.record.epoch).max();
+        let all_before: Vec<_> = entry.records.iter().map(|known| known.record.clone()).collect();
 
         edit(entry);
         let ends = entry.own_ends(self.times.hold);
@@ -470,6 +479,11 @@ impl Ledger {
             }
             self.due.extend(due.map(|due| (due, stream.clone())));
         }
+        let replaced = |before: &Record| {
+            let by = |known: &Known| known.record == *before || known.record.supersedes(before);
+            entry.records.iter().any(by) || current.as_ref().is_some_and(|current| current.origin == before.origin)
+        };
+        let doubt = !all_before.iter().all(replaced);
         let conflict = entry.records.len() > 1;
         let conflicted = self.conflicts.contains_key(stream);
 
@@ -497,6 +511,9 @@ impl Ledger {
         } else {
             self.conflicts.remove(stream);
         }
+        if doubt {
+            self.effects.push(Effect::Doubt(stream.clone()));
+        }
         match current {
             None => {
                 self.streams.remove(stream);
@@ -505,7 +522,7 @@ impl Ledger {
                 }
             }
             // While records contradict each other, nobody is sent away.
-            Some(current) if agreed && (conflicted || before.as_ref() != Some(&current)) => {
+            Some(current) if agreed && !doubt && (conflicted || before.as_ref() != Some(&current)) => {
                 self.effects.push(Effect::Known(stream.clone(), current));
             }
             Some(_) => {}

@@ -55,8 +55,8 @@ impl Member {
 pub struct Changed {
     /// Nodes that are no longer seen, or that run anew.
     pub gone: Vec<NodeId>,
-    /// Nodes that are seen again, in the same run as before.
-    pub back: Vec<NodeId>,
+    /// Runs of nodes that are seen now, for the first time or again.
+    pub seen: Vec<Incarnation>,
     /// Whether the set of serving nodes is another one.
     pub serving: bool,
 }
@@ -129,7 +129,7 @@ impl View {
 
     /// Takes who is seen.
     pub fn set_live(&mut self, live: &BTreeSet<Incarnation>, now: Instant) -> Changed {
-        let (mut gone, mut back) = (Vec::new(), Vec::new());
+        let (mut gone, mut appeared) = (Vec::new(), Vec::new());
         for (node, member) in &mut self.members {
             let seen = live.iter().find(|seen| seen.node == *node);
             if member.gone.is_none() && seen.is_none_or(|seen| seen.generation > member.generation) {
@@ -147,15 +147,18 @@ impl View {
                 Some(member) if member.generation == seen.generation => {
                     if member.gone.is_some() && member.state() != Some(NodeState::Left) {
                         self.appear(seen, now);
-                        back.push(seen.node.clone());
+                        appeared.push(seen.clone());
                     }
                 }
-                _ => self.appear(seen, now),
+                _ => {
+                    self.appear(seen, now);
+                    appeared.push(seen.clone());
+                }
             }
         }
         self.members
             .retain(|_, member| member.gone.is_none_or(|since| now.saturating_duration_since(since) < REMEMBERED * 6));
-        Changed { back, ..self.recount(now, gone) }
+        Changed { seen: appeared, ..self.recount(now, gone) }
     }
 
     fn appear(&mut self, seen: &Incarnation, now: Instant) {
@@ -173,8 +176,11 @@ impl View {
         if from.node == self.me.node {
             return Changed::default();
         }
-        if self.members.get(&from.node).is_none_or(|known| known.generation < from.generation) {
+        let mut gone = Vec::new();
+        let known = self.members.get(&from.node);
+        if known.is_none_or(|known| known.generation < from.generation) {
             // Its posts are here before the news that it lives.
+            gone.extend(known.filter(|known| known.is_live()).map(|_| from.node.clone()));
             self.appear(from, now);
             if let Some(member) = self.members.get_mut(&from.node) {
                 member.gone = Some(now);
@@ -189,7 +195,8 @@ impl View {
         }
         member.info = Some(info);
         member.heard = now;
-        self.recount(now, if left { vec![from.node.clone()] } else { Vec::new() })
+        gone.extend(left.then(|| from.node.clone()));
+        self.recount(now, gone)
     }
 
     /// Takes a sign of life.
@@ -229,7 +236,7 @@ impl View {
         if changed || !gone.is_empty() {
             self.changed = Some(now);
         }
-        Changed { gone, back: Vec::new(), serving: changed }
+        Changed { gone, serving: changed, ..Changed::default() }
     }
 
     /// Whether all who can decide see the same serving nodes, and have done so for `calm` (rule 6).

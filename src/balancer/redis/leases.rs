@@ -41,7 +41,7 @@ impl Shared {
     /// Has all held placements renewed soon.
     pub fn renew_all(&self) {
         self.with(|state, _, _| {
-            let held: Vec<_> = state.holds.iter().map(|(stream, _)| stream.clone()).collect();
+            let held: Vec<_> = state.holds.streams().cloned().collect();
             state.unsaid.extend(held.into_iter().map(|stream| (stream, None)));
         });
         self.leases_changed.notify_one();
@@ -54,7 +54,8 @@ impl Shared {
             let work = |(stream, released): (StreamKey, Released)| {
                 if let Some(held) = state.holds.get(&stream) {
                     let (origin, epoch) = (held.origin.clone(), held.epoch);
-                    return Some(Work { stream, origin, epoch, published: Some(held.users.publishers > 0) });
+                    let published = state.holds.users(&stream).publishers > 0;
+                    return Some(Work { stream, origin, epoch, published: Some(published) });
                 }
                 released.map(|(origin, epoch)| Work { stream, origin, epoch, published: None })
             };

@@ -177,8 +177,8 @@ impl Network {
     }
 }
 
-/// Posts of nodes, each in order of version.
-type Delta = Vec<(Incarnation, u64, Vec<(u64, String, Option<Bytes>)>)>;
+/// Posts of nodes: heartbeat, the version from which they are told, and posts in order of version.
+type Delta = Vec<(Incarnation, u64, u64, Vec<(u64, String, Option<Bytes>)>)>;
 
 impl State {
     fn reaches(&self, from: &NodeId, to: &NodeId) -> bool {
@@ -231,14 +231,14 @@ impl State {
             posts.sort_by_key(|(_, (version, _))| *version);
             let posts = posts.into_iter().take(EXCHANGE);
             let posts = posts.map(|(key, (version, value))| (*version, key.clone(), value.clone())).collect();
-            delta.push((of.clone(), replica.heartbeat, posts));
+            delta.push((of.clone(), replica.heartbeat, known, posts));
         }
         Some((delay, delta))
     }
 
     fn take(&mut self, to: &NodeId, delta: Delta) {
         let Some(station) = self.stations.get_mut(to).filter(|station| !station.crashed) else { return };
-        for (of, heartbeat, posts) in delta {
+        for (of, heartbeat, from, posts) in delta {
             if of.node == station.incarnation.node {
                 continue;
             }
@@ -249,6 +249,10 @@ impl State {
             }
             let replica = station.replicas.entry(of.clone()).or_default();
             replica.heartbeat = replica.heartbeat.max(heartbeat);
+            if from > replica.version {
+                // What an earlier run of this node had seen is missing.
+                continue;
+            }
             for (version, key, value) in posts {
                 if version <= replica.version {
                     continue;

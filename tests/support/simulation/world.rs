@@ -80,6 +80,8 @@ struct State {
     placed: usize,
     refused: usize,
     ending: bool,
+    /// Nodes that drain.
+    leaving: usize,
     /// What did not hold, first of all.
     failure: Option<String>,
 }
@@ -132,6 +134,7 @@ impl World {
                 placed: 0,
                 refused: 0,
                 ending: false,
+                leaving: 0,
                 failure: None,
             })),
         }
@@ -227,18 +230,23 @@ impl World {
     async fn leave(self, name: NodeId) {
         let Some(node) = self.with(|state| state.runs.get(&name).map(|run| Arc::clone(&run.node))) else { return };
         self.log(format_args!("{name} drains"));
+        self.with(|state| state.leaving += 1);
+        self.clone().drain(&name, &node).await;
+        self.with(|state| state.leaving -= 1);
+    }
+
+    async fn drain(self, name: &NodeId, node: &Arc<SimNode>) {
         node.drain().await;
         sleep(Duration::from_millis(500)).await;
-        let same = self.with(|state| state.runs.get(&name).is_some_and(|run| Arc::ptr_eq(&run.node, &node)));
-        if same {
+        let runs = || self.with(|state| state.runs.get(name).is_some_and(|run| Arc::ptr_eq(&run.node, node)));
+        if runs() {
             node.leave();
             sleep(Duration::from_millis(300)).await;
+        }
+        if runs() {
             self.log(format_args!("{name} leaves"));
-            let same = self.with(|state| state.runs.get(&name).is_some_and(|run| Arc::ptr_eq(&run.node, &node)));
-            if same {
-                self.network.crash(&name);
-                self.remove(&name);
-            }
+            self.network.crash(name);
+            self.remove(name);
         }
     }
 
@@ -465,7 +473,9 @@ impl World {
             state.ending = true;
         });
         // Nodes that drain end first.
-        sleep(Duration::from_secs(1)).await;
+        while self.with(|state| state.leaving > 0) {
+            sleep(Duration::from_millis(100)).await;
+        }
         if self.nodes().is_empty() {
             self.start(&names[0], true);
         }

@@ -171,7 +171,7 @@ impl<B: Board, P: Peers> Node<B, P> {
                     state.clock.observe(record.written);
                     let super::State { origins, changes, .. } = state;
                     origins.learn(&origin, Duration::ZERO, now, changes);
-                    state.ledger.merge(&ask.stream, &record, false, now);
+                    state.ledger.merge(&ask.stream, &record, None, now);
                 });
                 Some(Decision::Placed(record))
             }
@@ -213,7 +213,7 @@ impl<B: Board, P: Peers> Node<B, P> {
             state.ledger.raise_floor(&ask.stream, floor);
             for record in known {
                 state.clock.observe(record.written);
-                state.ledger.merge(&ask.stream, record, false, now);
+                state.ledger.merge(&ask.stream, record, None, now);
             }
         });
         match self.decide(&ask).await {
@@ -330,7 +330,7 @@ impl<B: Board, P: Peers> Node<B, P> {
                         state.ledger.raise_floor(&ask.stream, floor);
                         for record in known {
                             state.clock.observe(record.written);
-                            state.ledger.merge(&ask.stream, &record, false, now);
+                            state.ledger.merge(&ask.stream, &record, None, now);
                         }
                     });
                     match before {
@@ -397,7 +397,7 @@ impl<B: Board, P: Peers> Node<B, P> {
         self.with(|state, now| {
             for record in known {
                 state.clock.observe(record.written);
-                state.ledger.merge(&stream, record, false, now);
+                state.ledger.merge(&stream, record, None, now);
             }
             let Some(by) = state.view.address(&from) else { return Response::NotServing };
             let held = state.claims.claimed(&stream, &by, &self.address(), now);

@@ -103,7 +103,7 @@ impl<B: Board, P: Peers> Node<B, P> {
         self.with(|state, now| {
             for (stream, record) in records {
                 state.clock.observe(record.written);
-                state.ledger.merge(stream, record, false, now);
+                state.ledger.merge(stream, record, None, now);
             }
         });
     }
@@ -127,7 +127,7 @@ impl<B: Board, P: Peers> Node<B, P> {
                 let mut due = std::mem::take(&mut state.to_renew);
                 if all {
                     due.append(&mut again);
-                    due.extend(state.holds.iter().map(|(stream, _)| stream.clone()));
+                    due.extend(state.holds.streams().cloned());
                 }
                 self.by_home(state, due, now)
             });
@@ -278,7 +278,7 @@ impl State {
         for Renewal { stream, record, publishers, players } in renewals {
             self.clock.observe(record.written);
             let stamp = self.clock.now();
-            self.ledger.merge(stream, record, false, now);
+            self.ledger.merge(stream, record, None, now);
             self.ledger.lease(stream, from, record, (*publishers, *players), stamp, now);
             if *publishers + *players > 0 {
                 self.adopt_if_home(&me, stream, now);

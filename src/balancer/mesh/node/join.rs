@@ -92,7 +92,7 @@ impl<B: Board, P: Peers> Node<B, P> {
                 }
                 for (stream, record) in &records {
                     state.clock.observe(record.written);
-                    state.ledger.merge(stream, record, false, now);
+                    state.ledger.merge(stream, record, None, now);
                 }
             });
             if !more || last.is_none() {

@@ -66,7 +66,7 @@ impl State {
                     return Err(format!("a record of {} that {} posts", record.writer, from.node));
                 }
                 self.clock.observe(record.written);
-                self.ledger.merge(&stream, &record, true, now);
+                self.ledger.merge(&stream, &record, Some(from.generation), now);
             }
         }
         Ok(())

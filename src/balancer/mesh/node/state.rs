@@ -140,6 +140,11 @@ impl State {
                     posted = true;
                 }
                 Effect::Known(stream, record) => self.holds.moved(&stream, &record.origin, record.epoch),
+                Effect::Doubt(stream) => {
+                    if self.holds.get(&stream).is_some() {
+                        self.to_renew.insert(stream);
+                    }
+                }
             }
         }
         // After the records: whoever sees that this node sees what others see, sees what it decided
@@ -170,14 +175,14 @@ impl State {
         for node in &changed.gone {
             self.ledger.orphan(node, now);
         }
-        for node in &changed.back {
-            self.ledger.reclaim(node, now);
+        for run in &changed.seen {
+            self.ledger.reclaim(run, now);
         }
         if changed.serving {
             let serving = self.view.serving().iter().map(|serving| serving.node.as_str()).collect::<Vec<_>>().join(" ");
             tracing::info!(serving, gone = ?changed.gone, "the nodes that serve are others now");
             // Their streams may have new homes, which must know of the sessions.
-            self.to_renew.extend(self.holds.iter().map(|(stream, _)| stream.clone()));
+            self.to_renew.extend(self.holds.streams().cloned());
         }
     }
 
@@ -292,13 +297,14 @@ impl State {
 
     /// The sessions that this node has on a stream.
     pub fn renewal(&mut self, stream: &StreamKey, now: Instant) -> Option<Renewal> {
-        let held = self.holds.get(stream).map(|held| (held.origin.clone(), held.epoch, held.users));
-        if let Some((origin, epoch, _)) = &held {
+        let users = self.holds.users(stream);
+        let held = self.holds.get(stream).map(|held| (held.origin.clone(), held.epoch));
+        if let Some((origin, epoch)) = &held {
             let stamp = self.clock.now();
             self.ledger.restore(stream, origin, *epoch, stamp, now);
         }
         let mut records = self.ledger.all(stream);
-        let Some((origin, _, users)) = held else {
+        let Some((origin, _)) = held else {
             let record = (!records.is_empty()).then(|| records.swap_remove(0))?;
             return Some(Renewal { stream: stream.clone(), record, publishers: 0, players: 0 });
         };
