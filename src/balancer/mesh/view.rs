@@ -281,14 +281,9 @@ impl View {
     /// Whom to ask before deciding without being sure to be the only one (rule 8): all who live, though
     /// they may not have answered lately, and those who were seen a short while ago.
     pub fn to_consult(&self, now: Instant) -> Vec<Address> {
-        let asked = |member: &Member| {
-            let remembered = match member.gone {
-                None => true,
-                Some(since) => {
-                    member.state() != Some(NodeState::Left) && now.saturating_duration_since(since) < REMEMBERED
-                }
-            };
-            remembered
+        let asked = |member: &Member| match member.gone {
+            None => true,
+            Some(since) => member.state() != Some(NodeState::Left) && now.saturating_duration_since(since) < REMEMBERED,
         };
         let asked = self.members.iter().filter(|(_, member)| asked(member));
         asked.filter_map(|(node, _)| self.address(node)).collect()
