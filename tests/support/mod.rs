@@ -12,6 +12,7 @@ pub mod gstreamer;
 pub mod hook;
 pub mod http;
 pub mod media;
+pub mod mesh;
 pub mod netns;
 pub mod nginx;
 pub mod ports;
