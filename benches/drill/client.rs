@@ -13,7 +13,7 @@ use srs_proxy::codec::rtmp::{amf0::Value, message::kind};
 use tokio::{
     net::TcpStream,
     task::JoinHandle,
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{MissedTickBehavior, interval, timeout},
 };
 
 use crate::{
@@ -210,16 +210,7 @@ struct Progress {
     frames: AtomicU64,
     /// Frames that did not follow the one before.
     gaps: AtomicU64,
-    ended: Mutex<Option<End>>,
-}
-
-/// How a session ended that was to go on.
-#[derive(Debug, Clone)]
-pub struct End {
-    /// When.
-    pub at: Instant,
-    /// What it was told.
-    pub why: Failure,
+    ended: Mutex<Option<Failure>>,
 }
 
 impl Held {
@@ -233,14 +224,14 @@ impl Held {
                     Role::Publisher(period) => go_on_sending(client, &name, period, &progress).await,
                     Role::Player => go_on_receiving(client, &name, &progress).await,
                 };
-                *progress.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(End { at: Instant::now(), why });
+                *progress.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
             }
         });
         Self { name: name.to_owned(), progress, task }
     }
 
-    /// How it ended, if it has.
-    pub fn end(&self) -> Option<End> {
+    /// What it was told at its end, if it has ended.
+    pub fn end(&self) -> Option<Failure> {
         self.progress.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -7,6 +7,7 @@ mod hold;
 mod idle;
 mod loss;
 mod partition;
+mod place;
 mod race;
 mod ready;
 mod statefulset;
@@ -24,7 +25,7 @@ pub async fn run(drill: Drill, options: &Options, network: Option<&Network>, rep
     match drill {
         Drill::FirstTry => first_try::run(options, report).await,
         Drill::Race => race::run(options, report).await,
-        Drill::Place => Ok(()),
+        Drill::Place => place::run(options, report).await,
         Drill::Hold => hold::run(options, report).await,
         Drill::DeadHome => dead_home::run(options, report).await,
         Drill::Ready => ready::run(options, report).await,

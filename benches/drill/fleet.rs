@@ -345,12 +345,6 @@ impl Fleet {
     pub fn published_at(&self, name: &str) -> Vec<String> {
         self.origins.iter().filter(|origin| origin.has(name)).map(Origin::id).collect()
     }
-
-    /// Whether a line of a node's log so far holds `part`.
-    pub fn log_lines(&self, n: usize, part: &str) -> usize {
-        let Some(process) = &self.nodes[n].process else { return 0 };
-        process.stderr().lines().filter(|line| line.contains(part)).count()
-    }
 }
 
 impl Drop for Fleet {

@@ -147,7 +147,7 @@ async fn judge(
             unlike += usize::from(fleet.published_at(&side.publisher.name) != origin.into_iter().collect::<Vec<_>>());
         }
         for side in lost {
-            let told = side.publisher.end().is_some_and(|end| end.why.is_clear());
+            let told = side.publisher.end().is_some_and(|why| why.is_clear());
             untold += usize::from(!told);
         }
     }
