@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     path::PathBuf,
     process::Command,
@@ -18,6 +19,7 @@ use tokio::{
 use crate::{
     Result, api,
     api::Placed,
+    client::key,
     origin::Origin,
     support::{netns::Namespace, ports::free_port, process::Process},
 };
@@ -339,6 +341,18 @@ impl Fleet {
     /// The names of the origins at which somebody asked for the stream.
     pub fn asked_at(&self, name: &str) -> Vec<&str> {
         self.origins.iter().filter(|origin| origin.asked(name).is_some()).map(|origin| origin.name.as_str()).collect()
+    }
+
+    /// What is known of a stream, for those who wonder why it is not where it should be.
+    pub async fn story(&self, name: &str) -> String {
+        let mut story = format!("{name} was asked for at {:?}", self.asked_at(name));
+        for n in self.running() {
+            let placed = self.placements(n).await.ok().and_then(|mut all| all.remove(&key(name)));
+            let placed = placed.map(|placed| format!("{} (epoch {})", placed.origin, placed.epoch));
+            // Writing to a string does not fail.
+            let _ = write!(story, "; {} says {}", self.nodes[n].name, placed.unwrap_or_else(|| "nothing".into()));
+        }
+        story
     }
 
     /// The ids of the origins on which somebody publishes the stream.

@@ -101,8 +101,12 @@ impl Network {
         let hub = network.hub();
         ip(&["netns", "add", &hub.name])?;
         ip(&["-n", &hub.name, "link", "set", "lo", "up"])?;
-        for (bridge, address) in [(EDGE, Some(hub.edge())), (HALVES[0], Some(hub.mesh())), (HALVES[1], None)] {
-            ip(&["-n", &hub.name, "link", "add", bridge, "type", "bridge"])?;
+        let bridges = [(EDGE, Some(hub.edge())), (HALVES[0], Some(hub.mesh())), (HALVES[1], None)];
+        for (n, (bridge, address)) in bridges.into_iter().enumerate() {
+            // Without an address of its own a bridge has that of a port, and changes it with its ports;
+            // until the neighbours notice, nobody reaches the hub.
+            let mac = format!("02:00:00:00:00:{n:02x}");
+            ip(&["-n", &hub.name, "link", "add", bridge, "address", &mac, "type", "bridge"])?;
             if let Some(address) = address {
                 ip(&["-n", &hub.name, "addr", "add", &format!("{address}/24"), "dev", bridge])?;
             }

@@ -75,6 +75,12 @@ pub async fn run(options: &Options, report: &mut Report) -> Result<()> {
         "≤ 3 s",
         restored <= TARGET,
     );
+    for second in 0..AFTER.as_secs() {
+        let within = after.iter().filter(|a| a.at.duration_since(killed).as_secs() == second).map(|a| a.took);
+        eprintln!("  second {second}: {}", within.collect::<Times>());
+    }
+    let before: Times = asked.iter().filter(|asked| asked.at + asked.took < killed).map(|a| a.took).collect();
+    eprintln!("  before: {before}");
     let longest: Times = after.iter().map(|asked| asked.took).collect();
     report.right(
         format!("longest answer among {} after the kill", after.len()),

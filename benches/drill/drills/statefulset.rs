@@ -125,8 +125,10 @@ async fn rolling(set: &mut Set<'_>, n: usize, report: &mut Report) -> Result<()>
         let publisher = client::publisher(others[k % others.len()], &name).await?;
         bystanders.push(Held::new(publisher, &name, Role::Publisher(FRAME)));
         for p in 0..PLAYERS {
-            let player = client::player(others[(k + p) % others.len()], &name).await?;
-            bystanders.push(Held::new(player, &name, Role::Player));
+            match client::player(others[(k + p) % others.len()], &name).await {
+                Ok(player) => bystanders.push(Held::new(player, &name, Role::Player)),
+                Err(failure) => return Err(format!("{failure}: {}", set.fleet.story(&name).await).into()),
+            }
         }
     }
     let mut moving = Vec::new();
