@@ -1,9 +1,11 @@
 //! Everything put together: what is bound, what is served, how it ends.
 
 pub mod default_backend;
+mod membership;
 
 use std::{convert::Infallible, io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use tokio::{
     net::TcpListener,
     task::JoinSet,
@@ -12,8 +14,8 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    balancer::{Balancer, memory::MemoryBalancer},
-    config::{self, BalancerType, Config, keys},
+    balancer::{Balancer, memory::MemoryBalancer, mesh},
+    config::{BalancerType, Config, keys},
     net::{self, ListenError},
     relay::{buffer::Pool, workers::Workers},
     server::{
@@ -35,6 +37,9 @@ pub enum StartError {
     /// A listener could not be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The mesh could not be started.
+    #[error(transparent)]
+    Mesh(#[from] mesh::StartError),
     /// The threads that move bytes could not be started.
     #[error("cannot start the threads that move bytes: {0}")]
     Workers(io::Error),
@@ -47,6 +52,7 @@ pub enum StartError {
 pub struct App {
     config: Config,
     balancer: Arc<dyn Balancer>,
+    duties: Option<BoxFuture<'static, ()>>,
     sessions: Sessions,
     workers: Workers,
     rtmp: TcpListener,
@@ -58,10 +64,17 @@ pub struct App {
 impl App {
     /// Binds every listener. If one fails, none stays open.
     pub async fn build(config: Config) -> Result<Self, StartError> {
+        let (balancer, duties) = balancer(&config).await?;
+        Ok(Self { duties, ..Self::with_balancer(config, balancer).await? })
+    }
+
+    /// Does as [`Self::build`], but agrees with other nodes through `balancer`.
+    pub async fn with_balancer(config: Config, balancer: Arc<dyn Balancer>) -> Result<Self, StartError> {
         let rtmp = net::listen(&config.rtmp.listen, &keys::PROXY_RTMP_SERVER.spec).await?;
         let system = net::listen(&config.system.listen, &keys::PROXY_SYSTEM_API.spec).await?;
         Ok(Self {
-            balancer: balancer(&config.balancer),
+            balancer,
+            duties: None,
             sessions: Sessions::default(),
             workers: Workers::start(config.worker_threads.map(NonZeroUsize::get)).map_err(StartError::Workers)?,
             rtmp_addr: rtmp.local_addr().map_err(StartError::Address)?,
@@ -87,6 +100,7 @@ impl App {
         let sessions = self.sessions.clone();
         let (rtmp_addr, system_addr) = (self.rtmp_addr, self.system_addr);
         let kind = self.config.balancer.kind;
+        let balancer = Arc::clone(&self.balancer);
         let mut servers = self.serve(&shutdown).await;
         shutdown.started();
         info!(
@@ -107,17 +121,29 @@ impl App {
             Outcome::Forced => error!(sessions = sessions.len(), "force timeout: sessions are left"),
             Outcome::Aborted(_) => warn!(sessions = sessions.len(), "ended at once: sessions are left"),
         }
-        if matches!(outcome, Outcome::Clean | Outcome::Failed) {
-            let _ = timeout(LAST_ANSWERS, async { while servers.join_next().await.is_some() {} }).await;
-        }
+        let last_answers = async {
+            if matches!(outcome, Outcome::Clean | Outcome::Failed) {
+                let _ = timeout(LAST_ANSWERS, async { while servers.join_next().await.is_some() {} }).await;
+            }
+        };
+        let leave = async {
+            // A second signal is not kept waiting; the other nodes notice by themselves.
+            if !matches!(outcome, Outcome::Aborted(_)) {
+                membership::leave(&*balancer).await;
+            }
+        };
+        tokio::join!(last_answers, leave);
         outcome
     }
 
     async fn serve(self, shutdown: &Shutdown) -> Servers {
         let mut servers = Servers::new();
-        let Self { config, balancer, sessions, workers, rtmp, system, .. } = self;
+        let Self { config, balancer, duties, sessions, workers, rtmp, system, .. } = self;
+        if let Some(duties) = duties {
+            servers.spawn(named("mesh", duties));
+        }
         if let Some(backend) = &config.default_backend {
-            let origin = default_backend::origin(backend, &run_id());
+            let origin = default_backend::origin(backend);
             // Before the first client, who would be told that there is no origin.
             let _ = timeout(FIRST_HEARTBEAT, balancer.register(origin.clone())).await;
             let (balancer, ttl) = (Arc::clone(&balancer), config.balancer.origin_ttl);
@@ -125,12 +151,18 @@ impl App {
             servers.spawn(named("default backend", heartbeats));
         }
 
+        // A task that the end waits for: before the others have taken over, nobody may miss this node.
+        let hand_over = membership::hand_over(Arc::clone(&balancer), shutdown.draining().clone(), config.drain.force);
+        servers.spawn(named("hand-over", shutdown.tasks().track_future(hand_over)));
+
         let limits = http::Limits::from(&config.system);
         let router = system::router(SystemState {
             balancer: Arc::clone(&balancer),
+            kind: config.balancer.kind,
             sessions: sessions.clone(),
             token: config.system.token,
             ready: shutdown.ready(),
+            draining: shutdown.draining().clone(),
             started: Instant::now(),
         });
         servers.spawn(named("system api", http::serve(system, router, limits, shutdown.done().clone())));
@@ -161,15 +193,15 @@ async fn named(server: &'static str, run: impl Future<Output = ()>) -> &'static 
     server
 }
 
-fn balancer(config: &config::Balancer) -> Arc<dyn Balancer> {
-    match config.kind {
-        BalancerType::Memory => Arc::new(MemoryBalancer::new(config)),
+/// The balancer that the configuration names, and what it does by itself, if anything.
+async fn balancer(config: &Config) -> Result<(Arc<dyn Balancer>, Option<BoxFuture<'static, ()>>), StartError> {
+    match config.balancer.kind {
+        BalancerType::Memory => Ok((Arc::new(MemoryBalancer::new(&config.balancer)), None)),
+        BalancerType::Mesh => {
+            let mesh::Started { balancer, run, .. } = mesh::start(&config.mesh, &config.balancer).await?;
+            Ok((balancer, Some(run)))
+        }
     }
-}
-
-/// Tells one run of this process from another, even where both have the same process id.
-fn run_id() -> String {
-    format!("{:016x}", rand::random::<u64>())
 }
 
 /// A server that ends while it should serve takes the node down: half a node is worse than none,

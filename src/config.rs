@@ -1,16 +1,19 @@
 //! The configuration, as typed values. Where they come from is the loader.
 
+pub mod ask;
 pub mod cli;
 pub mod dotenv;
 pub mod env_file;
 pub mod keys;
 pub mod load;
+mod mesh;
 pub mod sources;
 mod value;
 
 use std::{fmt, net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 pub use load::Loaded;
+pub use mesh::{Mesh, Seed};
 
 use crate::{origin::Endpoint, stream::Vhosts};
 
@@ -25,6 +28,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// Placement of streams.
     pub balancer: Balancer,
+    /// How nodes find and trust each other where they agree by mesh.
+    pub mesh: Mesh,
     /// An origin that is registered by configuration.
     pub default_backend: Option<DefaultBackend>,
     /// The vhosts that are told apart.
@@ -119,6 +124,8 @@ pub enum AuthType {
 pub enum BalancerType {
     /// One node, alone.
     Memory,
+    /// Nodes that tell and ask each other.
+    Mesh,
 }
 
 impl BalancerType {
@@ -126,6 +133,7 @@ impl BalancerType {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Memory => "memory",
+            Self::Mesh => "mesh",
         }
     }
 }

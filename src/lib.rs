@@ -14,10 +14,12 @@
 //! - [`logging`]: what is told to people and programs
 //! - [`net`]: listeners, and the limit on open files
 //! - [`shutdown`]: how the process ends
+//! - [`cluster_status`]: asks a node what it sees of the cluster
 //! - [`app`]: everything put together, bound, served and drained
 
 pub mod app;
 pub mod balancer;
+pub mod cluster_status;
 pub mod codec;
 pub mod config;
 pub mod error;

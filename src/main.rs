@@ -9,8 +9,10 @@ use std::{
 
 use srs_proxy::{
     app::App,
+    cluster_status::Status,
     config::{
         Config,
+        ask::Options,
         cli::{self, Request},
         load,
     },
@@ -21,15 +23,17 @@ use tracing::{error, warn};
 
 /// The command was used wrongly (`EX_USAGE` of sysexits.h).
 const BAD_CONFIGURATION: u8 = 64;
+/// Who was to be asked does not answer (`EX_UNAVAILABLE` of sysexits.h).
+const UNAVAILABLE: u8 = 69;
 
 fn main() -> ExitCode {
     let flags = match cli::read(env::args_os()) {
         Ok(Request::Run(flags)) => flags,
         Ok(Request::Print(text)) => {
-            // Whoever closed the pipe has read enough.
-            let _ = io::stdout().write_all(text.as_bytes());
+            print(&text);
             return ExitCode::SUCCESS;
         }
+        Ok(Request::ClusterStatus(options)) => return cluster_status(options),
         Err(error) => return refuse(&error),
     };
     let loaded = match load::from_process(&flags) {
@@ -52,8 +56,34 @@ fn main() -> ExitCode {
     }
 }
 
-fn refuse(error: &dyn Display) -> ExitCode {
+fn cluster_status(options: Options) -> ExitCode {
+    let ask = match options.resolve() {
+        Ok(ask) => ask,
+        Err(error) => return refuse(&error),
+    };
+    match Status::ask(&ask) {
+        Ok(status) => {
+            print(&if ask.json { status.to_json() } else { status.to_table() });
+            if status.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(UNAVAILABLE)
+        }
+    }
+}
+
+/// Whoever closed the pipe has read enough.
+fn print(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
+}
+
+fn complain(error: &dyn Display) {
     let _ = writeln!(io::stderr(), "srs-proxy: {error}");
+}
+
+fn refuse(error: &dyn Display) -> ExitCode {
+    complain(error);
     ExitCode::from(BAD_CONFIGURATION)
 }
 

@@ -10,7 +10,7 @@ use std::{
 use rlimit::Resource;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    net::{TcpListener, lookup_host},
+    net::{TcpListener, UdpSocket, lookup_host},
     time::timeout,
 };
 use tracing::warn;
@@ -58,15 +58,26 @@ impl ListenError {
 
 /// Opens a TCP listener, whose address `setting` holds. Must be called within a runtime.
 pub async fn listen(listen: &Listen, setting: &Spec) -> Result<TcpListener, ListenError> {
-    let opened = match &listen.host {
+    let socket = bind(listen, open).await;
+    socket.and_then(|socket| TcpListener::from_std(socket.into())).map_err(|source| refused(listen, setting, source))
+}
+
+/// Opens a UDP socket, whose address `setting` holds, with buffers of `buffer` bytes in each
+/// direction as far as the system lets it. Must be called within a runtime.
+pub async fn listen_udp(listen: &Listen, setting: &Spec, buffer: usize) -> Result<UdpSocket, ListenError> {
+    let socket = bind(listen, |address| open_udp(address, buffer)).await;
+    socket.and_then(|socket| UdpSocket::from_std(socket.into())).map_err(|source| refused(listen, setting, source))
+}
+
+fn refused(listen: &Listen, setting: &Spec, source: io::Error) -> ListenError {
+    ListenError { setting: setting.name, address: listen.to_string(), source }
+}
+
+async fn bind(listen: &Listen, open: impl Fn(SocketAddr) -> io::Result<Socket>) -> io::Result<Socket> {
+    match &listen.host {
         None => on_all_addresses(listen.port, open),
-        Some(host) => on_host(host, listen.port).await,
-    };
-    opened.and_then(|socket| TcpListener::from_std(socket.into())).map_err(|source| ListenError {
-        setting: setting.name,
-        address: listen.to_string(),
-        source,
-    })
+        Some(host) => on_host(host, listen.port, open).await,
+    }
 }
 
 /// Raises the limit on open files as far as the system lets it, and warns if that is too low for the
@@ -99,7 +110,7 @@ fn on_all_addresses<S>(port: u16, open: impl Fn(SocketAddr) -> io::Result<S>) ->
 }
 
 /// The first address of the host that can be had, IPv4 first, as in the Go proxy.
-async fn on_host(host: &str, port: u16) -> io::Result<Socket> {
+async fn on_host(host: &str, port: u16, open: impl Fn(SocketAddr) -> io::Result<Socket>) -> io::Result<Socket> {
     let resolved = timeout(RESOLVE_TIMEOUT, lookup_host((host, port))).await.map_err(|_| {
         io::Error::new(ErrorKind::TimedOut, format!("the name did not resolve within {RESOLVE_TIMEOUT:?}"))
     })??;
@@ -125,6 +136,19 @@ fn open(address: SocketAddr) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+fn open_udp(address: SocketAddr, buffer: usize) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if let SocketAddr::V6(v6) = address {
+        socket.set_only_v6(!v6.ip().is_unspecified())?;
+    }
+    // The kernel takes what it allows (net.core.rmem_max), and says nothing of the rest.
+    socket.set_recv_buffer_size(buffer)?;
+    socket.set_send_buffer_size(buffer)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
     Ok(socket)
 }
 

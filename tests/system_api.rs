@@ -165,7 +165,7 @@ async fn without_the_token_nothing_is_registered_or_shown() {
         let answer = server.client().await.post(REGISTER, authorization, MINIMAL).await;
         assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Bearer")), "{authorization}");
         assert!(!answer.error().contains("s3cret"));
-        for view in ["origins", "streams", "sessions"] {
+        for view in ["cluster", "origins", "streams", "sessions"] {
             let mut client = server.client().await;
             client.send(format!("GET /api/v1/proxy/{view} HTTP/1.1\r\nHost: x\r\n{authorization}\r\n")).await;
             let answer = client.answer().await;
@@ -210,13 +210,18 @@ async fn versions_are_where_srs_and_where_the_go_proxy_have_them() {
 }
 
 #[tokio::test]
-async fn a_node_that_drains_is_healthy_but_not_ready() {
+async fn a_node_that_starts_or_drains_is_healthy_but_not_ready() {
     let server = Server::start().await;
     assert_eq!(server.get("/readyz").await.json()["code"], 0);
-    server.ready.send(false).unwrap();
-    let answer = server.get("/readyz").await;
-    assert_eq!(answer.status, 503);
-    assert!(answer.error().contains("draining"));
+    for (drains, told) in [(false, "starting"), (true, "draining")] {
+        server.ready.send(false).unwrap();
+        if drains {
+            server.draining.cancel();
+        }
+        let answer = server.get("/readyz").await;
+        assert_eq!(answer.status, 503);
+        assert!(answer.error().contains(told), "{}", answer.error());
+    }
     let health = server.get("/healthz").await;
     assert_eq!((health.status, &health.json()["status"]), (200, &json!("ok")));
     assert!(health.json()["uptime_seconds"].is_u64());

@@ -3,6 +3,7 @@
 mod claims;
 pub mod clock;
 mod ended;
+pub mod gossip;
 mod ledger;
 pub mod message;
 pub mod node;
@@ -11,18 +12,26 @@ pub mod port;
 pub mod post;
 pub mod record;
 pub mod rpc;
+mod start;
 pub mod status;
 mod view;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
+pub use self::start::{StartError, Started, start};
 use self::{
+    gossip::Leaver,
     node::Node,
     port::{Board, Peers},
-    status::ClusterStatus,
+    rpc::refusals::Refusals,
+    status::{ClusterStatus, Traffic},
 };
 use super::{
     Balancer, BalancerError, Intent, OriginStatus, Page, PlaceRequest, Placement, PlacementStatus, Reachability,
@@ -35,12 +44,24 @@ use crate::{
 /// The balancer of a node of a mesh.
 pub struct MeshBalancer<B, P> {
     node: Arc<Node<B, P>>,
+    end: Mutex<Option<(Leaver, CancellationToken)>>,
+    traffic: Option<(Arc<gossip::Counters>, Arc<Refusals>)>,
 }
 
 impl<B: Board, P: Peers> MeshBalancer<B, P> {
     /// The balancer that `node` is. The node must run.
     pub fn new(node: Arc<Node<B, P>>) -> Self {
-        Self { node }
+        Self { node, end: Mutex::new(None), traffic: None }
+    }
+
+    /// Ends gossip by `leaver` when the node leaves, and fires `stop` then.
+    fn ended_by(self, leaver: Leaver, stop: CancellationToken) -> Self {
+        Self { end: Mutex::new(Some((leaver, stop))), ..self }
+    }
+
+    /// Shows these counters with the state of the mesh.
+    fn with_counters(self, gossip: Arc<gossip::Counters>, refusals: Arc<Refusals>) -> Self {
+        Self { traffic: Some((gossip, refusals)), ..self }
     }
 }
 
@@ -87,10 +108,21 @@ impl<B: Board, P: Peers> Balancer for MeshBalancer<B, P> {
     }
 
     fn cluster(&self) -> Option<ClusterStatus> {
-        Some(self.node.status())
+        let mut status = self.node.status();
+        status.traffic = self.traffic.as_ref().map(|(gossip, refusals)| Traffic::read(gossip, refusals));
+        Some(status)
     }
 
     async fn drain(&self) {
         self.node.drain().await;
+    }
+
+    async fn leave(&self) {
+        self.node.leave();
+        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((leaver, stop)) = end {
+            leaver.leave().await;
+            stop.cancel();
+        }
     }
 }

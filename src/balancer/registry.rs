@@ -133,6 +133,9 @@ impl Registry {
         self.expire(now, changes);
         let id = origin.id();
         let by_configuration = origin.server_id.starts_with(DEFAULT_BACKEND_PREFIX);
+        if by_configuration && self.registers_itself(&origin, now, changes) {
+            return Ok(());
+        }
 
         if let Some(entry) = self.origins.get_mut(&id) {
             entry.heartbeat = now;
@@ -153,12 +156,6 @@ impl Registry {
         }
 
         let neighbours = self.find(|other| same_address(other, &origin));
-        if by_configuration && neighbours.iter().any(|other| !other.server_id.starts_with(DEFAULT_BACKEND_PREFIX)) {
-            // What the origin says of itself counts for more than what the configuration says of it.
-            tracing::debug!(origin = %id, "the default backend registers itself; its configured entry is not needed");
-            return Ok(());
-        }
-
         let namesakes = self.find(|other| other.server_id == origin.server_id);
         let returned = self.replaced.contains_key(&id);
         let mut rivals = neighbours;
@@ -237,6 +234,22 @@ impl Registry {
         self.remember_replaced(id.clone(), now);
     }
 
+    /// Whether the origin that `configured` describes sends heartbeats of its own. What it says of
+    /// itself counts for more than what the configuration says of it. An entry may be there all the
+    /// same: another node took the heartbeat, and this one did not know of it in time.
+    fn registers_itself(&mut self, configured: &Origin, now: Instant, changes: &mut Vec<Change>) -> bool {
+        let themselves = |other: &Origin| !other.server_id.starts_with(DEFAULT_BACKEND_PREFIX);
+        let Some(own) = self.find(|other| themselves(other) && same_address(other, configured)).pop() else {
+            return false;
+        };
+        let id = configured.id();
+        tracing::debug!(origin = %id, "the default backend registers itself; its configured entry is not needed");
+        if let Some(entry) = self.origins.get(&id).map(|entry| Arc::clone(&entry.origin)) {
+            self.replace(&[entry], &own, now, changes);
+        }
+        true
+    }
+
     fn find(&self, matches: impl Fn(&Origin) -> bool) -> Vec<Arc<Origin>> {
         self.origins.values().filter(|entry| matches(&entry.origin)).map(|entry| Arc::clone(&entry.origin)).collect()
     }
@@ -279,6 +292,7 @@ fn address_text(origin: &Origin) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::origin::Endpoint;
 
     const TTL: Duration = Duration::from_mins(5);
     const ALMOST_TTL: Duration = Duration::from_millis(299_999);
@@ -420,6 +434,33 @@ mod tests {
         assert_eq!(scene.ids(), "a-s-1");
         scene.now += TTL;
         assert_eq!(scene.beat("default-x", "1", "127.0.0.1:1935").unwrap(), "-a-s-1 +default-x-s-1");
+    }
+
+    #[test]
+    fn the_configured_backend_gives_way_to_a_heartbeat_that_came_to_another_node_too() {
+        let mut scene = Scene::new();
+        scene.beat("default-x", "1", "127.0.0.1:1935").unwrap();
+        let mut changes = Vec::new();
+        scene.registry.observe(&origin("a", "1", "127.0.0.1:1935"), scene.now, scene.now, &mut changes);
+        assert_eq!(scene.beat("default-x", "1", "127.0.0.1:1935").unwrap(), "default-x-s-1>a-s-1");
+        assert_eq!(scene.beat("default-x", "1", "127.0.0.1:1935").unwrap(), "");
+        assert_eq!(scene.ids(), "a-s-1");
+    }
+
+    #[test]
+    fn nodes_that_differ_about_the_configured_backend_tell_nothing_and_the_last_wins() {
+        let mut scene = Scene::new();
+        let configured = |http: &str| Origin {
+            http: vec![Endpoint::parse(http).unwrap()],
+            ..origin("default-10.0.0.1:1935", "0", "10.0.0.1:1935")
+        };
+        let mut changes = Vec::new();
+        for http in ["8080", "8081", "8080", "8081"] {
+            scene.registry.register(configured(http), scene.now, &mut changes).unwrap();
+            let kept: Vec<_> = scene.registry.iter().map(|(_, entry)| entry.origin.http.clone()).collect();
+            assert_eq!(kept, [configured(http).http]);
+        }
+        assert_eq!(names(&changes), "+default-10.0.0.1:1935-s-0");
     }
 
     #[test]

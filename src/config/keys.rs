@@ -4,7 +4,7 @@
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use super::{
-    AuthType, BalancerType, Listen, LogFormat, Policy, RealIp, Secret,
+    AuthType, BalancerType, Listen, LogFormat, Policy, RealIp, Secret, Seed,
     value::{self, Rule},
 };
 use crate::{origin::Endpoint, stream::Vhosts};
@@ -46,7 +46,7 @@ pub const PREFIX: &str = "PROXY_";
 /// Beginnings of names that are not ours, or not yet, and that nobody need be warned about: settings
 /// of balancers that come later, and what Kubernetes sets in every container of a namespace that has
 /// a service named `proxy`.
-const KNOWN_ELSEWHERE: [&str; 4] = ["PROXY_REDIS_", "PROXY_MESH_", "PROXY_SERVICE_", "PROXY_PORT_"];
+const KNOWN_ELSEWHERE: [&str; 3] = ["PROXY_REDIS_", "PROXY_SERVICE_", "PROXY_PORT_"];
 
 /// How alike two names must be, from 0 to 1, for one to be offered in place of the other.
 const ALIKE: f64 = 0.7;
@@ -116,7 +116,8 @@ keys! {
     }
     "Placement" {
         PROXY_LOAD_BALANCER_TYPE: BalancerType = "memory", value::BALANCER,
-            "What nodes agree through on origins and streams. memory: this node stands alone.";
+            "What nodes agree through on origins and streams. memory: this node stands alone. mesh: nodes tell and \
+             ask each other.";
         PROXY_ORIGIN_SERVER_TTL: Duration = "300s", value::DURATION,
             "How long an origin counts as registered after its last heartbeat.";
         PROXY_PLACEMENT_POLICY: Policy = "power-of-two", value::POLICY,
@@ -128,6 +129,42 @@ keys! {
             "Registered origins at once.";
         PROXY_MAX_STREAMS: usize = "100000", value::ENTRIES,
             "Placed streams at once.";
+    }
+    "Mesh" {
+        PROXY_MESH_NODE_ID: Option<String> = "", value::OPTIONAL_NAME,
+            "The name of this node, which no other node has and which a restart does not change. If empty, the \
+             host name.";
+        PROXY_MESH_CLUSTER_ID: String = "srs-proxy", value::NAME,
+            "The name of the mesh. Nodes of another name are ignored.";
+        PROXY_MESH_GOSSIP_LISTEN: Listen = "12026", value::LISTEN,
+            "Where other nodes tell their news, over UDP. Keep it inside your own network.";
+        PROXY_MESH_GRPC_LISTEN: Listen = "12027", value::LISTEN,
+            "Where other nodes ask this node. Keep it inside your own network.";
+        PROXY_MESH_ADVERTISE_HOST: Option<String> = "", value::OPTIONAL_HOST,
+            "The address or name under which other nodes reach this node. If empty, the address that it listens \
+             on, or else the one from which it reaches the first seed.";
+        PROXY_MESH_SEEDS: Vec<Seed> = "", value::SEEDS,
+            "Gossip addresses of some nodes, through which this node finds all others. It may be among them \
+             itself. A name may stand for many addresses; it is looked up again and again.";
+        PROXY_MESH_KEY: Option<Secret> = "", value::MESH_KEY,
+            "The secret that the nodes share: what they send each other is sealed with it. Make one with: openssl \
+             rand -base64 32. Their clocks must agree to a minute.";
+        PROXY_MESH_KEY_PREVIOUS: Option<Secret> = "", value::MESH_KEY,
+            "A second key, which this node accepts but does not seal with. To change the key, restart the nodes \
+             one by one three times: first with the new key here, then with the new key as PROXY_MESH_KEY and the \
+             old one here, then without the old one.";
+        PROXY_MESH_INSECURE: bool = "off", value::SWITCH,
+            "Whether the mesh may run without a key although others than this machine can reach its listeners. \
+             Whoever can send it a packet can then say what he likes.";
+        PROXY_MESH_GOSSIP_INTERVAL: Duration = "250ms", value::DURATION,
+            "How often a node tells its news. A node that is silent for some eight intervals counts as dead. The \
+             same for all nodes.";
+        PROXY_MESH_RPC_TIMEOUT: Duration = "300ms", value::DURATION,
+            "How long another node may take to answer before it is passed over.";
+        PROXY_MESH_RENEW_INTERVAL: Duration = "5s", value::DURATION,
+            "How often a node tells which streams its sessions use. The same for all nodes.";
+        PROXY_MESH_JOIN_TIMEOUT: Duration = "5s", value::DURATION,
+            "How long a starting node looks for others before it serves alone.";
     }
     "Connections to origins" {
         PROXY_ORIGIN_CONNECT_TIMEOUT: Duration = "2s", value::DURATION,

@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use super::{
-    AuthType, Balancer, Config, ConfigError, DefaultBackend, Drain, Listen, Log, Reserved, Rtmp, Secret, System,
-    Upstream, keys,
+    AuthType, Balancer, BalancerType, Config, ConfigError, DefaultBackend, Drain, Listen, Log, Reserved, Rtmp, Secret,
+    System, Upstream, keys,
     sources::{ProcessEnv, Sources, read_dotenv},
 };
 
@@ -63,6 +63,7 @@ impl Sources<'_> {
                 max_origins: self.value(&keys::PROXY_MAX_ORIGINS)?,
                 max_streams: self.value(&keys::PROXY_MAX_STREAMS)?,
             },
+            mesh: self.mesh()?,
             default_backend: self.default_backend()?,
             vhosts: self.value(&keys::PROXY_VHOSTS)?,
             drain: self.drain()?,
@@ -84,6 +85,9 @@ impl Sources<'_> {
                 keys::PROXY_SYSTEM_API.spec.name,
                 config.system.listen,
             )));
+        }
+        if config.balancer.kind == BalancerType::Mesh {
+            config.mesh.check()?;
         }
         Ok(config)
     }
@@ -266,10 +270,8 @@ mod tests {
 
     #[test]
     fn balancers_of_later_versions_are_refused_as_such() {
-        for kind in ["redis", "mesh"] {
-            let refused = refusal(&[("PROXY_LOAD_BALANCER_TYPE", kind)]);
-            assert!(refused.ends_with("expected memory (this version has neither redis nor mesh)"), "{refused}");
-        }
+        let refused = refusal(&[("PROXY_LOAD_BALANCER_TYPE", "redis")]);
+        assert!(refused.ends_with("expected memory or mesh (this version has no redis)"), "{refused}");
     }
 
     struct NotUtf8;

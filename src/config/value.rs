@@ -5,7 +5,7 @@ use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
-use super::{AuthType, BalancerType, Listen, LogFormat, Policy, RealIp, Secret};
+use super::{AuthType, BalancerType, Listen, LogFormat, Policy, RealIp, Secret, Seed};
 use crate::{
     origin::{Endpoint, is_host_name},
     stream::Vhosts,
@@ -17,6 +17,13 @@ const MAX_DURATION: Duration = Duration::from_hours(24);
 const MIN_DURATION: Duration = Duration::from_millis(1);
 /// The longest bearer token, in bytes. A request's header must hold it.
 const MAX_TOKEN: usize = 4096;
+/// The shortest key of a mesh, in bytes: 128 bits if drawn at random from all bytes, some 100 bits
+/// from letters and digits.
+const MIN_KEY: usize = 16;
+/// The longest name of a node or of a cluster, in bytes.
+const MAX_NAME: usize = 128;
+/// The most seeds.
+const MAX_SEEDS: usize = 64;
 
 /// What a setting may be. The text that `parse` takes carries no white space at either end.
 pub struct Rule<T> {
@@ -67,8 +74,8 @@ pub const REAL_IP: Rule<RealIp> = Rule::new("auto, on or off", |text| {
     choice(text, &[("auto", RealIp::Auto), ("on", RealIp::On), ("off", RealIp::Off)])
 });
 /// What nodes agree through.
-pub const BALANCER: Rule<BalancerType> = Rule::new("memory (this version has neither redis nor mesh)", |text| {
-    choice(text, &[("memory", BalancerType::Memory)])
+pub const BALANCER: Rule<BalancerType> = Rule::new("memory or mesh (this version has no redis)", |text| {
+    choice(text, &[("memory", BalancerType::Memory), ("mesh", BalancerType::Mesh)])
 });
 /// How an origin is chosen.
 pub const POLICY: Rule<Policy> = Rule::new("power-of-two or random", |text| {
@@ -84,6 +91,26 @@ pub const TOKEN: Rule<Option<Secret>> = Rule {
     allowed: "at most 4096 printable ASCII characters",
     secret: true,
 };
+/// The name of a cluster.
+pub const NAME: Rule<String> =
+    Rule::new("at most 128 ASCII letters, digits, '.', '_' and '-'", |text| is_name(text).then(|| text.to_owned()));
+/// The name of a node.
+pub const OPTIONAL_NAME: Rule<Option<String>> =
+    Rule::new("empty, or at most 128 ASCII letters, digits, '.', '_' and '-'", |text| {
+        optional(text, |text| is_name(text).then(|| text.to_owned()))
+    });
+/// Where other nodes may be found.
+pub const SEEDS: Rule<Vec<Seed>> =
+    Rule::new("at most 64 of HOST:PORT or [IPV6]:PORT with commas between them, or empty", seeds);
+/// The key that the nodes of a mesh share.
+pub const MESH_KEY: Rule<Option<Secret>> = Rule {
+    parse: |text| optional(text, |text| (is_token(text) && text.len() >= MIN_KEY).then(|| Secret::new(text))),
+    allowed: "16 to 4096 printable ASCII characters, or empty",
+    secret: true,
+};
+/// An address or name that may be found out instead.
+pub const OPTIONAL_HOST: Rule<Option<String>> =
+    Rule::new("an IP address, a host name, or empty", |text| optional(text, host));
 /// The address of an origin.
 pub const HOST: Rule<String> = Rule::new("an IP address or a host name", host);
 /// A port, or more, of an origin.
@@ -146,6 +173,25 @@ fn host(text: &str) -> Option<String> {
         Ok(ip) => Some(ip.to_string()),
         Err(_) => is_host_name(text).then(|| text.to_owned()),
     }
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=MAX_NAME).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+fn seeds(text: &str) -> Option<Vec<Seed>> {
+    if text.is_empty() {
+        return Some(Vec::new());
+    }
+    let seeds: Vec<Seed> = text.split(',').map(|seed| seed_address(seed.trim())).collect::<Option<_>>()?;
+    (seeds.len() <= MAX_SEEDS).then_some(seeds)
+}
+
+fn seed_address(text: &str) -> Option<Seed> {
+    let Listen { host, port } = listen(text)?;
+    (port != 0).then_some(())?;
+    Some(Seed { host: host?, port })
 }
 
 fn duration(text: &str) -> Option<Duration> {
@@ -278,11 +324,38 @@ mod tests {
     }
 
     #[test]
+    fn seeds_are_read_in_every_form_and_need_a_host_and_a_port() {
+        let seed = |host: &str, port| Seed { host: host.to_owned(), port };
+        assert_eq!((SEEDS.parse)(""), Some(Vec::new()));
+        assert_eq!(
+            (SEEDS.parse)("mesh.svc:12026, 10.0.0.1:1,[2001:db8::1]:2"),
+            Some(vec![seed("mesh.svc", 12026), seed("10.0.0.1", 1), seed("2001:db8::1", 2)])
+        );
+        let many = ["a:1"; MAX_SEEDS + 1].join(",");
+        refuses(&SEEDS, &["12026", ":12026", "mesh", "mesh:0", "mesh:1,", ",", "2001:db8::1:2", "a b:1", &many]);
+    }
+
+    #[test]
+    fn a_short_key_is_no_key() {
+        assert_eq!((MESH_KEY.parse)("0123456789abcdef"), Some(Some(Secret::new("0123456789abcdef"))));
+        assert_eq!((MESH_KEY.parse)(""), Some(None));
+        refuses(&MESH_KEY, &["0123456789abcde", "0123456789abcde\u{e9}", &"x".repeat(MAX_TOKEN + 1)]);
+    }
+
+    #[test]
+    fn names_of_nodes_can_stand_in_logs_and_addresses() {
+        assert_eq!((OPTIONAL_NAME.parse)("srs-proxy-0.mesh_1"), Some(Some("srs-proxy-0.mesh_1".to_owned())));
+        assert_eq!((OPTIONAL_NAME.parse)(""), Some(None));
+        refuses(&NAME, &["", "a b", "a/b", "caf\u{e9}", &"x".repeat(MAX_NAME + 1)]);
+    }
+
+    #[test]
     fn choices_do_not_depend_on_case_and_name_no_others() {
         assert_eq!((SWITCH.parse)("ON"), Some(true));
         assert_eq!((BALANCER.parse)("memory"), Some(BalancerType::Memory));
         refuses(&SWITCH, &["", "yes", "1", "true"]);
-        refuses(&BALANCER, &["", "redis", "mesh"]);
+        assert_eq!((BALANCER.parse)("Mesh"), Some(BalancerType::Mesh));
+        refuses(&BALANCER, &["", "redis"]);
         refuses(&AUTH_TYPE, &["basic"]);
         refuses(&HOST, &["", "a b", "10.0.0.1:1935", "rtmp://a"]);
     }

@@ -7,6 +7,7 @@
 //! | `GET /api/v1/versions` | the version of this program |
 //! | `GET /healthz` | 200 while the process serves |
 //! | `GET /readyz` | 200 while this node takes new sessions, else 503 |
+//! | `GET /api/v1/proxy/cluster` | this node, the others, and what they hold together |
 //! | `GET /api/v1/proxy/origins` | the registered origins, ordered by id |
 //! | `GET /api/v1/proxy/streams` | the placed streams, ordered by name |
 //! | `GET /api/v1/proxy/sessions` | the sessions of this node, oldest first |
@@ -16,6 +17,7 @@
 //! versions and health do not, because the Go proxy and its users take them for probes.
 
 mod auth;
+pub mod cluster;
 mod register;
 mod views;
 
@@ -30,10 +32,21 @@ use axum::{
     routing::{get, post},
 };
 use serde_json::json;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
 
 use super::{http, throttle::Throttle};
-use crate::{balancer::Balancer, config::Secret, session::Sessions};
+use crate::{
+    balancer::Balancer,
+    config::{BalancerType, Secret},
+    session::Sessions,
+};
+
+/// How long the balancer may take to say whether it can place streams. Probes wait about as long.
+const READY: Duration = Duration::from_millis(1500);
 
 /// How often the same refusal is logged. SRS repeats its heartbeat every few seconds.
 const REFUSAL_PERIOD: Duration = Duration::from_mins(1);
@@ -45,25 +58,32 @@ const MAX_REFUSALS: usize = 64;
 pub struct SystemState {
     /// Takes the heartbeats and knows the placements.
     pub balancer: Arc<dyn Balancer>,
+    /// What it agrees with other nodes through.
+    pub kind: BalancerType,
     /// The sessions of this node.
     pub sessions: Sessions,
     /// The bearer token that registration and views need, if any.
     pub token: Option<Secret>,
     /// Whether this node takes new sessions: false until it has started and while it drains.
     pub ready: watch::Receiver<bool>,
+    /// Cancelled when this node drains.
+    pub draining: CancellationToken,
     /// When this node started.
     pub started: Instant,
 }
 
 struct App {
     state: SystemState,
+    alone: cluster::Alone,
     refusals: Throttle<(Option<IpAddr>, String)>,
 }
 
 /// The routes. Serve them with [`http::serve`].
 pub fn router(state: SystemState) -> Router {
-    let app = Arc::new(App { state, refusals: Throttle::new(REFUSAL_PERIOD, MAX_REFUSALS) });
+    let alone = cluster::Alone::new(&state);
+    let app = Arc::new(App { state, alone, refusals: Throttle::new(REFUSAL_PERIOD, MAX_REFUSALS) });
     let views = Router::new()
+        .route("/api/v1/proxy/cluster", get(cluster::cluster))
         .route("/api/v1/proxy/origins", get(views::origins))
         .route("/api/v1/proxy/streams", get(views::streams))
         .route("/api/v1/proxy/sessions", get(views::sessions))
@@ -108,12 +128,23 @@ async fn health(State(app): State<Arc<App>>) -> Response {
 }
 
 async fn ready(State(app): State<Arc<App>>) -> Response {
-    if !*app.state.ready.borrow() {
-        return http::error(StatusCode::SERVICE_UNAVAILABLE, "no new sessions: this node is starting or draining");
-    }
-    match app.state.balancer.ready().await {
+    match readiness(&app).await {
         Ok(()) => Json(json!({"code": 0, "status": "ready"})).into_response(),
-        Err(error) => http::error(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        Err(reason) => http::error(StatusCode::SERVICE_UNAVAILABLE, reason),
+    }
+}
+
+/// Why this node takes no new sessions, if it does not.
+async fn readiness(app: &App) -> Result<(), String> {
+    if app.state.draining.is_cancelled() {
+        return Err("no new sessions: this node is draining".into());
+    }
+    if !*app.state.ready.borrow() {
+        return Err("no new sessions: this node is starting".into());
+    }
+    match timeout(READY, app.state.balancer.ready()).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("placements are unavailable: no answer within {READY:?}")),
     }
 }
 

@@ -29,21 +29,23 @@ impl Recorder {
 
     /// Waits until so many video packets have arrived, ends the player and gives all of them.
     pub fn finish_with_video(mut self, packets: usize) -> Recording {
-        let (mut looked_at, mut recording) = (0, Recording::default());
+        let (mut looked_at, mut arrived) = (0, 0);
         wait_for(&format!("{packets} video packets"), LIMIT, || {
             let size = fs::metadata(&self.file).map_or(0, |m| m.len());
             // Looking starts a process, so only after something has come that is worth it.
             if size >= looked_at + 16_384 {
                 looked_at = size;
-                recording = Recording::of_file(&self.file);
+                arrived = Recording::of_file(&self.file).video.len();
             }
-            let done = recording.video.len() > packets;
+            let done = arrived > packets;
             if !done {
                 self.process.assert_running();
             }
             done
         });
         self.process.kill();
+        // Read anew: of a file that grew meanwhile, what was amid a packet then came out cut off.
+        let mut recording = Recording::of_file(&self.file);
         // The file may end amid a packet.
         recording.video.pop();
         recording.audio.pop();

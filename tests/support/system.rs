@@ -30,6 +30,7 @@ pub struct Server {
     pub balancer: Arc<dyn Balancer>,
     pub sessions: Sessions,
     pub ready: watch::Sender<bool>,
+    pub draining: CancellationToken,
     task: JoinHandle<()>,
 }
 
@@ -68,18 +69,21 @@ impl Server {
     pub async fn with(balancer: Arc<dyn Balancer>, token: Option<Secret>, settings: config::System) -> Self {
         let sessions = Sessions::default();
         let (ready, is_ready) = watch::channel(true);
+        let draining = CancellationToken::new();
         let state = SystemState {
             balancer: Arc::clone(&balancer),
+            kind: BalancerType::Memory,
             sessions: sessions.clone(),
             token,
             ready: is_ready,
+            draining: draining.clone(),
             started: Instant::now(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let limits = Limits::from(&settings);
         let task = tokio::spawn(serve(listener, router(state), limits, CancellationToken::new()));
-        Self { address, balancer, sessions, ready, task }
+        Self { address, balancer, sessions, ready, draining, task }
     }
 
     pub async fn client(&self) -> Client {

@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::{message::Address, record::NodeId, view::rank};
 use crate::stream::StreamKey;
@@ -20,8 +21,7 @@ pub const GRANT: Duration = Duration::from_secs(2);
 struct Mine {
     /// Who goes before.
     lost: Option<Address>,
-    /// Closed when the claim has ended.
-    ended: watch::Sender<()>,
+    ended: CancellationToken,
 }
 
 /// All claims that a node knows.
@@ -50,22 +50,24 @@ impl Claims {
     }
 
     /// Begins a claim of this node. If one is going on, gives what to wait for instead.
-    pub fn begin(&mut self, stream: &StreamKey) -> Result<(), watch::Receiver<()>> {
+    pub fn begin(&mut self, stream: &StreamKey) -> Result<(), CancellationToken> {
         if let Some(mine) = self.mine.get(stream) {
-            return Err(mine.ended.subscribe());
+            return Err(mine.ended.clone());
         }
-        self.mine.insert(stream.clone(), Mine { lost: None, ended: watch::channel(()).0 });
+        self.mine.insert(stream.clone(), Mine { lost: None, ended: CancellationToken::new() });
         Ok(())
     }
 
     /// Ends a claim of this node. Those who wait for it learn of it.
     pub fn end(&mut self, stream: &StreamKey) {
-        self.mine.remove(stream);
+        if let Some(mine) = self.mine.remove(stream) {
+            mine.ended.cancel();
+        }
     }
 
     /// Whether this node claims the stream; gives what to wait for.
-    pub fn going_on(&self, stream: &StreamKey) -> Option<watch::Receiver<()>> {
-        self.mine.get(stream).map(|mine| mine.ended.subscribe())
+    pub fn going_on(&self, stream: &StreamKey) -> Option<CancellationToken> {
+        self.mine.get(stream).map(|mine| mine.ended.clone())
     }
 
     /// Who goes before this node's claim, as it was told.
@@ -192,9 +194,9 @@ mod tests {
         let mut claims = Claims::new("a".into(), 10);
         claims.begin(&stream()).unwrap();
         let waiting = claims.begin(&stream()).unwrap_err();
-        assert!(waiting.has_changed().is_ok());
+        assert!(!waiting.is_cancelled());
         claims.end(&stream());
-        assert!(waiting.has_changed().is_err());
+        assert!(waiting.is_cancelled());
         assert!(claims.begin(&stream()).is_ok());
     }
 

@@ -146,6 +146,12 @@ impl Ledger {
         self.get(stream).filter(|_| !self.conflicts.contains_key(stream))
     }
 
+    /// The highest epoch of any record of a stream.
+    pub fn highest(&self, stream: &StreamKey) -> u64 {
+        let records = self.streams.get(stream).into_iter().flat_map(|entry| &entry.records);
+        records.map(|known| known.record.epoch).max().unwrap_or(0)
+    }
+
     /// All records of a stream, the one that counts first.
     pub fn all(&self, stream: &StreamKey) -> Vec<Record> {
         let records = self.streams.get(stream).map(|entry| entry.records.as_slice()).unwrap_or_default();
@@ -254,7 +260,7 @@ impl Ledger {
             self.make_room(now)?;
         }
         let known = self.all(stream);
-        let highest = known.iter().map(|record| record.epoch).max().unwrap_or(0).max(self.ended.floor(stream));
+        let highest = self.highest(stream).max(self.ended.floor(stream));
         let (epoch, since) = match &current {
             // Where the others agree on the origin, nothing moves.
             Some(current) if known.iter().all(|record| record.origin == *origin) => {
@@ -297,7 +303,7 @@ impl Ledger {
         }
         let known = self.all(stream);
         let Some(winner) = known.first().cloned() else { return false };
-        let highest = known.iter().map(|record| record.epoch).max().unwrap_or(winner.epoch);
+        let highest = self.highest(stream);
         let agreed = known.iter().all(|record| record.origin == winner.origin);
         let epoch = if agreed { highest } else { highest + 1 };
         self.write(stream, &winner.origin, epoch, winner.since, stamp, now);
@@ -412,12 +418,18 @@ impl Ledger {
         let highest_before = entry.records.iter().map(|known| known.record.epoch).max();
 
         edit(entry);
-        entry.leases.retain(|_, lease| now < lease.until);
         let ends = entry.own_ends(self.times.hold);
+        entry.leases.retain(|_, lease| now < lease.until);
+        if entry.leases.is_empty() {
+            entry.kept = ends;
+        }
         let counts = |known: &Known| if known.own { now < ends } else { known.until.is_none_or(|until| now < until) };
         entry.records.retain(counts);
         entry.records.sort_by(|a, b| b.record.compare(&a.record));
         let highest = entry.records.iter().map(|known| known.record.epoch).max();
+        if std::env::var("DBG").is_ok_and(|d| stream.as_str().ends_with(&d)) {
+            println!("DBG {:?} {} {:?}", self.me, stream, entry.records);
+        }
         if let Some(ended) = highest_before.filter(|before| highest.is_none_or(|highest| highest < *before)) {
             self.ended.note(stream, ended);
         }

@@ -257,6 +257,7 @@ impl<B: Board, P: Peers> Node<B, P> {
                 placements: state.ledger.len(),
                 conflicts: state.ledger.conflicts().count(),
                 counters: state.counters,
+                traffic: None,
             }
         })
     }

@@ -30,7 +30,8 @@ pub trait Board: Send + Sync + 'static {
 /// What this node sees of the others' posts. News come in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
-    /// A node posted something, or something else than before.
+    /// A node posted something, or something else than before. A run that is back after a silence does
+    /// not post anew.
     Set {
         /// Which node.
         from: Incarnation,
@@ -39,7 +40,7 @@ pub enum News {
         /// The value.
         value: Bytes,
     },
-    /// A node took a post back.
+    /// A node took a post back. What a run posted that has ended is not taken back.
     Deleted {
         /// Which node.
         from: Incarnation,
@@ -50,6 +51,16 @@ pub enum News {
     Live(BTreeSet<Incarnation>),
     /// Nodes of which signs of life came since the last such news.
     Heard(Vec<NodeId>),
+}
+
+/// Where the news come from.
+#[async_trait]
+pub trait NewsFeed: Send + 'static {
+    /// Waits for the next news. Nothing once there are no more to come.
+    async fn next(&mut self) -> Option<News>;
+
+    /// The next news, if there are any now.
+    fn try_next(&mut self) -> Option<News>;
 }
 
 /// Asks other nodes. The call ends within the deadline that the implementation is made with.

@@ -3,7 +3,12 @@
 use std::time::Duration;
 
 pub use super::node::Counters;
-use super::{message::NodeState, record::NodeId};
+use super::{
+    gossip::{self, Reason},
+    message::NodeState,
+    record::NodeId,
+    rpc::refusals::{Refusal, Refusals},
+};
 
 /// The mesh, as one node sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +29,39 @@ pub struct ClusterStatus {
     pub conflicts: usize,
     /// What happened since the node started.
     pub counters: Counters,
+    /// What came and went over the network, where it is a real one.
+    pub traffic: Option<Traffic>,
+}
+
+/// What came and went over the network since the node started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traffic {
+    /// Gossip packets sent.
+    pub sent: u64,
+    /// Bytes in them, without the headers of UDP and IP.
+    pub sent_bytes: u64,
+    /// Gossip packets received, those that were dropped included.
+    pub received: u64,
+    /// Bytes in them, without the headers of UDP and IP.
+    pub received_bytes: u64,
+    /// How many packets and posts were dropped, by reason.
+    pub dropped: Vec<(&'static str, u64)>,
+    /// How many connections and calls were refused, by reason.
+    pub refused: Vec<(&'static str, u64)>,
+}
+
+impl Traffic {
+    /// Reads the counters.
+    pub fn read(gossip: &gossip::Counters, refusals: &Refusals) -> Self {
+        Self {
+            sent: gossip.sent(),
+            sent_bytes: gossip.sent_bytes(),
+            received: gossip.received(),
+            received_bytes: gossip.received_bytes(),
+            dropped: Reason::ALL.iter().map(|reason| (reason.as_str(), gossip.dropped(*reason))).collect(),
+            refused: Refusal::ALL.iter().map(|refusal| (refusal.as_str(), refusals.count(*refusal))).collect(),
+        }
+    }
 }
 
 /// A node, as another sees it.

@@ -5,6 +5,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::{Decision, Node};
 use crate::{
@@ -57,7 +58,7 @@ enum Route {
 enum Step {
     Done(Decision),
     /// A claim of this node goes on; wait for its end.
-    Wait(tokio::sync::watch::Receiver<()>),
+    Wait(CancellationToken),
     /// This node has begun a claim, and asks these.
     Claim(Vec<Address>),
 }
@@ -238,8 +239,8 @@ impl<B: Board, P: Peers> Node<B, P> {
         loop {
             match self.with(|state, now| self.step(state, ask, now)) {
                 Step::Done(decision) => return decision,
-                Step::Wait(mut ended) => {
-                    if timeout_at(deadline, ended.changed()).await.is_err() {
+                Step::Wait(ended) => {
+                    if timeout_at(deadline, ended.cancelled()).await.is_err() {
                         return Decision::NotServing;
                     }
                 }

@@ -2,10 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     Node,
@@ -13,7 +10,7 @@ use super::{
 };
 use crate::balancer::mesh::{
     message::{Address, NodeState, Request, Response},
-    port::{Board, News, Peers},
+    port::{Board, NewsFeed, Peers},
 };
 
 /// How often a joining node looks whom it could ask.
@@ -26,9 +23,14 @@ const HANDOVER: Duration = Duration::from_secs(5);
 const MAX_PAGES: usize = 1_000;
 
 impl<B: Board, P: Peers> Node<B, P> {
-    /// Lives: joins, and does its duties until this is dropped.
-    pub async fn run(self: Arc<Self>, news: mpsc::Receiver<News>) {
-        tokio::join!(self.follow(news), self.join(), self.keep_order(), self.renew());
+    /// Lives: joins, and does its duties until this is dropped or there are no more news to come.
+    pub async fn run(self: Arc<Self>, feed: impl NewsFeed) {
+        let duties = async { tokio::join!(self.join(), self.keep_order(), self.renew()) };
+        tokio::select! {
+            biased;
+            () = self.follow(feed) => {}
+            _ = duties => {}
+        }
     }
 
     fn enter(&self, phase: NodeState) {
@@ -94,7 +96,7 @@ impl<B: Board, P: Peers> Node<B, P> {
                 }
             });
             if !more || last.is_none() {
-                self.with(|state, now| state.forget_doubtful(now));
+                self.with(super::State::forget_doubtful);
                 tracing::info!(node = %from, records = taken, "took over what the node knows");
                 return true;
             }

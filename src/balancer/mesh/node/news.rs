@@ -1,11 +1,11 @@
 //! What a node does with the posts of others.
 
-use tokio::{sync::mpsc, time::Instant};
+use tokio::time::Instant;
 
 use super::{Node, state::State};
 use crate::balancer::mesh::{
     message::Incarnation,
-    port::{Board, News, Peers},
+    port::{Board, News, NewsFeed, Peers},
     post::{self, Key},
 };
 
@@ -14,11 +14,11 @@ const BATCH: usize = 64;
 
 impl<B: Board, P: Peers> Node<B, P> {
     /// Takes news until there are no more to come.
-    pub(super) async fn follow(&self, mut news: mpsc::Receiver<News>) {
-        let mut batch = Vec::with_capacity(BATCH);
-        while news.recv_many(&mut batch, BATCH).await > 0 {
+    pub(super) async fn follow(&self, mut feed: impl NewsFeed) {
+        while let Some(first) = feed.next().await {
             self.with(|state, now| {
-                for news in batch.drain(..) {
+                state.take_news(first, now);
+                for news in std::iter::from_fn(|| feed.try_next()).take(BATCH) {
                     state.take_news(news, now);
                 }
             });

@@ -273,10 +273,13 @@ impl State {
         }
     }
 
-    /// The placement that a record stands for, if its origin is registered.
+    /// The placement that a record stands for, if its origin is registered. While records conflict,
+    /// or where the stream ended at a higher epoch, the record that settles it is still to come; its
+    /// epoch will not be lower than this.
     pub fn placement(&self, stream: &StreamKey, record: &Record) -> Option<Placement> {
         let origin = self.origin(&record.origin)?;
-        Some(Placement { stream: stream.clone(), origin, epoch: record.epoch })
+        let epoch = self.ledger.highest(stream).max(record.epoch).max(self.ledger.ended().floor(stream));
+        Some(Placement { stream: stream.clone(), origin, epoch })
     }
 
     pub fn origin(&self, id: &OriginId) -> Option<Arc<Origin>> {

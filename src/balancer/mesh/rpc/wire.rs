@@ -10,19 +10,25 @@ mod values;
 
 use prost::Message;
 
-pub(super) use self::question::Question;
 pub use self::{
     answer::Mismatch,
     bounds::{MAX_CANDIDATES, MAX_ENTRIES, MAX_REASON},
 };
+pub(super) use self::{bounds::node, question::Question};
 use super::proto;
-use crate::balancer::mesh::{
-    message::{NodeInfo, OriginFacts, Request, Response},
-    record::Record,
+use crate::{
+    balancer::mesh::{
+        message::{NodeInfo, OriginFacts, Request, Response},
+        record::Record,
+    },
+    stream::StreamKey,
 };
 
 /// The largest message, in bytes.
 pub const MAX_MESSAGE: usize = 4 << 20;
+
+/// What is around an item of a list, and its share of what is around the list, in bytes at the most.
+const FRAME: usize = 16;
 
 /// Why bytes are not what they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -174,6 +180,23 @@ pub fn decode_response(method: Method, bytes: &[u8]) -> Result<Response, WireErr
         Method::Snapshot => decode::<proto::SnapshotResponse>(bytes)?.try_into(),
         Method::Session => decode::<proto::SessionResponse>(bytes)?.try_into(),
     }
+}
+
+/// How much of a message a record of a stream takes at most, in bytes, a renewal's counts included. A
+/// message takes as many as come to no more than [`MAX_MESSAGE`], and at most [`MAX_ENTRIES`].
+pub fn entry_len(stream: &StreamKey, record: &Record) -> usize {
+    let counted = proto::Renewal {
+        stream: stream.as_str().to_owned(),
+        record: Some(record.into()),
+        publishers: u32::MAX,
+        players: u32::MAX,
+    };
+    counted.encoded_len() + FRAME
+}
+
+/// How much of a page an origin takes at most, in bytes.
+pub fn origin_len(facts: &OriginFacts) -> usize {
+    proto::AgedOrigin { facts: Some(facts.into()), age_ms: u64::MAX }.encoded_len() + FRAME
 }
 
 fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M, WireError> {

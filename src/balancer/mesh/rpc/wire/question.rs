@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use prost::Message;
+
 use super::{
     WireError,
     bounds::{self, MAX_CANDIDATES, MAX_ENTRIES, list, present},
@@ -26,6 +28,22 @@ pub(in super::super) enum Question {
     Snapshot(proto::SnapshotRequest),
     PutSession(proto::PutSessionRequest),
     Session(proto::SessionRequest),
+}
+
+impl Question {
+    /// The size of the message, in bytes.
+    pub fn encoded_len(&self) -> usize {
+        match self {
+            Self::Place(message) => message.encoded_len(),
+            Self::Claim(message) => message.encoded_len(),
+            Self::Renew(message) => message.encoded_len(),
+            Self::Tell(message) => message.encoded_len(),
+            Self::Lookup(message) => message.encoded_len(),
+            Self::Snapshot(message) => message.encoded_len(),
+            Self::PutSession(message) => message.encoded_len(),
+            Self::Session(message) => message.encoded_len(),
+        }
+    }
 }
 
 impl From<&Request> for Question {

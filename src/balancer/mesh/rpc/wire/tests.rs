@@ -201,6 +201,23 @@ proptest! {
     }
 
     #[test]
+    fn a_message_takes_no_more_than_was_reckoned_for_its_items(
+        records in vec((stream(), record()), 1..4),
+        origins in vec((facts(), millis()), 0..3),
+        players: u32,
+    ) {
+        let reckoned: usize = records.iter().map(|(stream, record)| entry_len(stream, record)).sum();
+        let tell = Request::Tell { records: records.clone(), adopt: true };
+        prop_assert!(encode_request(&tell).len() <= reckoned);
+        let renewal = |(stream, record)| Renewal { stream, record, publishers: players, players };
+        let renew = Request::Renew(records.iter().cloned().map(renewal).collect());
+        prop_assert!(encode_request(&renew).len() <= reckoned);
+        let reckoned = reckoned + origins.iter().map(|(facts, _)| origin_len(facts)).sum::<usize>();
+        let page = Response::Page { records, origins, floor: u64::MAX, more: true };
+        prop_assert!(encode_response(Method::Snapshot, &page).unwrap().len() <= reckoned);
+    }
+
+    #[test]
     fn what_is_cut_short_is_refused_or_whole_in_itself(request in request(), at: prop::sample::Index) {
         let bytes = encode_request(&request);
         let method = Method::of(&request);

@@ -1,0 +1,105 @@
+//! Where this node posts: what it posts waits here until the gossip thread takes it.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use tokio::sync::Notify;
+
+use super::{
+    counters::{Counters, Reason},
+    inspect::{MAX_POST, is_allowed},
+    latest::Latest,
+    value,
+};
+use crate::balancer::mesh::port::Board;
+
+/// Posts on their way to the gossip thread. Of several under one key only the last is kept.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    posts: Mutex<Latest<String, Option<String>>>,
+    push: AtomicBool,
+    pub changed: Notify,
+}
+
+impl Outbox {
+    /// Takes up to `count` posts, the first ones first; a post without a value is to be taken back.
+    pub fn take(&self, count: usize) -> Vec<(String, Option<String>)> {
+        let mut posts = self.posts.lock().unwrap_or_else(PoisonError::into_inner);
+        std::iter::from_fn(|| posts.take()).take(count).collect()
+    }
+
+    /// Whether the others are to be told at once. Says so once.
+    pub fn take_push(&self) -> bool {
+        self.push.swap(false, Ordering::AcqRel)
+    }
+
+    fn put(&self, key: &str, value: Option<String>) {
+        self.posts.lock().unwrap_or_else(PoisonError::into_inner).put(key.to_owned(), value);
+        self.changed.notify_one();
+    }
+}
+
+/// Posts of this node. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct GossipBoard {
+    outbox: Arc<Outbox>,
+    counters: Arc<Counters>,
+}
+
+impl GossipBoard {
+    pub(super) fn new(outbox: Arc<Outbox>, counters: Arc<Counters>) -> Self {
+        Self { outbox, counters }
+    }
+}
+
+impl Board for GossipBoard {
+    fn set(&self, key: &str, value: &[u8]) {
+        if !is_allowed(key) {
+            self.counters.count_dropped(Reason::BadKey, 1, None, &key.escape_debug().take(100).collect::<String>());
+            return;
+        }
+        let text = value::encode(value);
+        if key.len() + text.len() > MAX_POST {
+            self.counters.count_dropped(Reason::Oversize, 1, None, &format!("a post of {} bytes", value.len()));
+            return;
+        }
+        self.outbox.put(key, Some(text));
+    }
+
+    fn delete(&self, key: &str) {
+        self.outbox.put(key, None);
+    }
+
+    fn push(&self) {
+        self.outbox.push.store(true, Ordering::Release);
+        self.outbox.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_gossip_cannot_carry_is_refused_and_counted() {
+        let (outbox, counters) = (Arc::new(Outbox::default()), Arc::new(Counters::default()));
+        let board = GossipBoard::new(Arc::clone(&outbox), Arc::clone(&counters));
+        board.set("\u{e9}", b"x");
+        board.set("", b"x");
+        assert_eq!(counters.dropped(Reason::BadKey), 2);
+        board.set("a", &vec![b'x'; MAX_POST]);
+        board.set("a", &vec![0xff; MAX_POST / 2]);
+        assert_eq!(counters.dropped(Reason::Oversize), 2);
+        assert!(outbox.take(usize::MAX).is_empty());
+
+        board.set("a", &vec![b'x'; MAX_POST - 2]);
+        board.set("b", b"1");
+        board.delete("a");
+        assert_eq!(outbox.take(usize::MAX), [("b".to_owned(), Some("=1".to_owned())), ("a".to_owned(), None)]);
+        assert!(!outbox.take_push());
+        board.push();
+        assert!(outbox.take_push() && !outbox.take_push());
+    }
+}

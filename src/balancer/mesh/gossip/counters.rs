@@ -1,0 +1,195 @@
+//! What became of packets, counted, and told at a limited rate.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tracing::{debug, warn};
+
+/// How often one reason is told.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// Why something was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// A packet of another cluster.
+    ForeignCluster,
+    /// A packet that no key of ours opens.
+    BadSeal,
+    /// A packet that came before.
+    Replay,
+    /// A packet that is genuine, but whose sender's clock is too far from ours.
+    Clock,
+    /// A packet or an envelope that makes no sense.
+    Garbage,
+    /// An envelope in the making that gave way to others, or a packet of one run too many.
+    Overflow,
+    /// A packet or a post that is too long.
+    Oversize,
+    /// A packet of our own.
+    Own,
+    /// The system did not send a packet.
+    Unsent,
+    /// A post under a key that is not allowed.
+    BadKey,
+}
+
+impl Reason {
+    /// All reasons.
+    pub const ALL: [Self; 10] = [
+        Self::ForeignCluster,
+        Self::BadSeal,
+        Self::Replay,
+        Self::Clock,
+        Self::Garbage,
+        Self::Overflow,
+        Self::Oversize,
+        Self::Own,
+        Self::Unsent,
+        Self::BadKey,
+    ];
+
+    /// The word for metrics and JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ForeignCluster => "foreign_cluster",
+            Self::BadSeal => "bad_seal",
+            Self::Replay => "replay",
+            Self::Clock => "clock",
+            Self::Garbage => "garbage",
+            Self::Overflow => "overflow",
+            Self::Oversize => "oversize",
+            Self::Own => "own",
+            Self::Unsent => "unsent",
+            Self::BadKey => "bad_key",
+        }
+    }
+
+    const fn told(self) -> &'static str {
+        match self {
+            Self::ForeignCluster => "gossip of another cluster is dropped: PROXY_MESH_CLUSTER_ID differs",
+            Self::BadSeal => "gossip that our keys do not open is dropped: PROXY_MESH_KEY differs, or it is forged",
+            Self::Replay => "gossip that came before is dropped",
+            Self::Clock => {
+                "genuine gossip is dropped: the clock of its sender and the clock of this machine differ by more than \
+                 60 s"
+            }
+            Self::Garbage => "gossip that makes no sense is dropped",
+            Self::Overflow => "gossip is dropped because too much of it is incomplete",
+            Self::Oversize => "gossip that is too long is dropped",
+            Self::Own => "gossip of our own came back",
+            Self::Unsent => "gossip could not be sent",
+            Self::BadKey => "a post is refused: its key does not begin with an ASCII character",
+        }
+    }
+}
+
+/// Counters of one node's gossip. They only grow.
+#[derive(Debug, Default)]
+pub struct Counters {
+    sent: AtomicU64,
+    received: AtomicU64,
+    sent_bytes: AtomicU64,
+    received_bytes: AtomicU64,
+    dropped: [AtomicU64; Reason::ALL.len()],
+    told: Mutex<[Option<Told>; Reason::ALL.len()]>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    at: Instant,
+    count: u64,
+}
+
+impl Counters {
+    /// Packets sent.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Packets received, those that were dropped included.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Bytes in the packets sent, without the headers of UDP and IP.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes in the packets received, without the headers of UDP and IP.
+    pub fn received_bytes(&self) -> u64 {
+        self.received_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What was dropped for a reason.
+    pub fn dropped(&self, reason: Reason) -> u64 {
+        self.dropped[reason as usize].load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_sent(&self, bytes: usize) {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        self.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_received(&self, bytes: usize) {
+        self.received.fetch_add(1, Ordering::Relaxed);
+        self.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts what was dropped, and tells it unless the same was told a short time ago.
+    pub(super) fn count_dropped(&self, reason: Reason, count: u64, peer: Option<SocketAddr>, detail: &str) {
+        let total = self.dropped[reason as usize].fetch_add(count, Ordering::Relaxed) + count;
+        let Some(count) = self.admit(reason, total, Instant::now()) else { return };
+        let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
+        let told = reason.told();
+        // A seed list that names this node is allowed, and a network may repeat a packet.
+        if matches!(reason, Reason::Own | Reason::Replay) {
+            debug!(peer, count, detail, "{told}");
+        } else {
+            warn!(peer, count, detail, "{told}");
+        }
+    }
+
+    /// How many were dropped since it was told last, if it may be told.
+    fn admit(&self, reason: Reason, total: u64, now: Instant) -> Option<u64> {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = &mut told[reason as usize];
+        if last.is_some_and(|last| now.saturating_duration_since(last.at) < PERIOD) {
+            return None;
+        }
+        let before = last.map_or(0, |last| last.count);
+        *last = Some(Told { at: now, count: total });
+        Some(total.saturating_sub(before))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_is_told_once_in_a_while_with_the_count_since_then() {
+        let counters = Counters::default();
+        let now = Instant::now();
+        assert_eq!(counters.admit(Reason::BadSeal, 1, now), Some(1));
+        assert_eq!(counters.admit(Reason::BadSeal, 2, now), None);
+        assert_eq!(counters.admit(Reason::Replay, 7, now), Some(7));
+        assert_eq!(counters.admit(Reason::BadSeal, 9, now + PERIOD), Some(8));
+    }
+
+    #[test]
+    fn every_reason_has_a_counter_of_its_own() {
+        let counters = Counters::default();
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+            counters.count_dropped(reason, index as u64 + 1, None, "");
+        }
+        assert!(Reason::ALL.iter().all(|reason| counters.dropped(*reason) == *reason as u64 + 1));
+    }
+}

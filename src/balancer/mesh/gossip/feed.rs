@@ -1,0 +1,194 @@
+//! The news on their way to whoever reads them.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
+use super::latest::Latest;
+use crate::balancer::mesh::{
+    message::Incarnation,
+    port::{News, NewsFeed},
+    record::NodeId,
+};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum About {
+    Post(Incarnation, String),
+    Live,
+    Heard,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    news: Latest<About, News>,
+    closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Notify,
+}
+
+/// Where news come in. Never waits: of what is not read yet only the latest of each kind is kept, so
+/// the queue holds no more than there is on the board.
+#[derive(Debug)]
+pub(super) struct Inlet(Arc<Shared>);
+
+/// The news, in order. Of several under one key that come between two readings only the last is
+/// seen, at its own place.
+///
+/// What runs in the latest `Live` have set and not deleted since is what the board holds: `Set` comes
+/// when a post differs from what was told before, and `Deleted` when it was taken back. What a run
+/// posted that ended without taking it back is not told to be deleted: it is for the reader to decide
+/// what it is still worth. A run that is back after a silence is in `Live` again, and its posts are
+/// not told anew.
+#[derive(Debug)]
+pub struct Feed(Arc<Shared>);
+
+pub(super) fn feed() -> (Inlet, Feed) {
+    let shared = Arc::new(Shared::default());
+    (Inlet(Arc::clone(&shared)), Feed(shared))
+}
+
+impl Inlet {
+    pub fn set(&self, from: &Incarnation, key: &str, value: bytes::Bytes) {
+        let about = About::Post(from.clone(), key.to_owned());
+        self.put(about, |_| News::Set { from: from.clone(), key: key.to_owned(), value });
+    }
+
+    pub fn deleted(&self, from: &Incarnation, key: &str) {
+        let about = About::Post(from.clone(), key.to_owned());
+        self.put(about, |_| News::Deleted { from: from.clone(), key: key.to_owned() });
+    }
+
+    pub fn live(&self, live: BTreeSet<Incarnation>) {
+        self.put(About::Live, |_| News::Live(live));
+    }
+
+    pub fn heard(&self, nodes: Vec<NodeId>) {
+        self.put(About::Heard, |before| {
+            let before = if let Some(News::Heard(nodes)) = before { nodes } else { Vec::new() };
+            let all: BTreeSet<NodeId> = before.into_iter().chain(nodes).collect();
+            News::Heard(all.into_iter().collect())
+        });
+    }
+
+    fn put(&self, about: About, news: impl FnOnce(Option<News>) -> News) {
+        let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.closed {
+            return;
+        }
+        let before = if about == About::Heard { queue.news.remove(&about) } else { None };
+        queue.news.put(about, news(before));
+        drop(queue);
+        self.0.changed.notify_one();
+    }
+}
+
+impl Drop for Inlet {
+    fn drop(&mut self) {
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.0.changed.notify_one();
+    }
+}
+
+impl Feed {
+    /// Waits for the next news. None once the board has ended and everything is read. May be dropped
+    /// and called again.
+    pub async fn recv(&mut self) -> Option<News> {
+        loop {
+            {
+                let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some((_, news)) = queue.news.take() {
+                    return Some(news);
+                }
+                if queue.closed {
+                    return None;
+                }
+            }
+            self.0.changed.notified().await;
+        }
+    }
+
+    /// The next news, if there are any now.
+    pub fn try_recv(&mut self) -> Option<News> {
+        let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.news.take().map(|(_, news)| news)
+    }
+
+    /// How many news wait.
+    pub fn backlog(&self) -> usize {
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner).news.len()
+    }
+}
+
+#[async_trait]
+impl NewsFeed for Feed {
+    async fn next(&mut self) -> Option<News> {
+        self.recv().await
+    }
+
+    fn try_next(&mut self) -> Option<News> {
+        self.try_recv()
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        *queue = Queue { closed: true, ..Queue::default() };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn run(node: &str) -> Incarnation {
+        Incarnation { node: node.into(), generation: 1 }
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_is_late_sees_the_last_of_each_in_order_and_then_the_end() {
+        let (inlet, mut feed) = feed();
+        for round in 0..1000_u32 {
+            inlet.set(&run("a"), "x", Bytes::copy_from_slice(&round.to_be_bytes()));
+            inlet.set(&run("b"), "x", Bytes::new());
+            inlet.heard(vec![if round % 2 == 0 { "a" } else { "b" }.into()]);
+        }
+        inlet.deleted(&run("b"), "x");
+        inlet.live(BTreeSet::from([run("a")]));
+        assert_eq!(feed.backlog(), 4);
+        drop(inlet);
+        let mut news = Vec::new();
+        while let Some(next) = feed.recv().await {
+            news.push(next);
+        }
+        assert_eq!(
+            news,
+            [
+                News::Set { from: run("a"), key: "x".into(), value: Bytes::copy_from_slice(&999_u32.to_be_bytes()) },
+                News::Heard(vec!["a".into(), "b".into()]),
+                News::Deleted { from: run("b"), key: "x".into() },
+                News::Live(BTreeSet::from([run("a")])),
+            ]
+        );
+    }
+
+    #[test]
+    fn news_that_nobody_reads_any_more_are_not_kept() {
+        let (inlet, feed) = feed();
+        inlet.heard(vec!["a".into()]);
+        let shared = Arc::clone(&feed.0);
+        drop(feed);
+        inlet.heard(vec!["a".into()]);
+        assert_eq!(shared.queue.lock().unwrap().news.len(), 0);
+    }
+}

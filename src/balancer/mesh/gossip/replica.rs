@@ -1,0 +1,167 @@
+//! What the other nodes posted, compared with what was told of it, so that every difference is told
+//! once. chitchat says when a post is set; that it is gone, or that a node is, has to be found out.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::RandomState},
+    hash::BuildHasher,
+    sync::Arc,
+    time::Duration,
+};
+
+use chitchat::{Chitchat, ChitchatId, NodeState};
+use tokio::time::Instant;
+
+use super::{feed::Inlet, value};
+use crate::balancer::mesh::{message::Incarnation, record::NodeId};
+
+/// How often the posts of a node are gone through after some may have vanished.
+const COMPARE: Duration = Duration::from_secs(5);
+/// How long a post must be absent before it counts as gone. A node that was out of touch for long is
+/// sent everything anew, and meanwhile lacks some.
+const ABSENT: Duration = Duration::from_secs(5);
+
+/// What was told of the other nodes.
+pub struct Replica {
+    me: Arc<str>,
+    inlet: Inlet,
+    hasher: RandomState,
+    nodes: HashMap<Arc<str>, Node>,
+    live: BTreeSet<Incarnation>,
+}
+
+struct Node {
+    id: ChitchatId,
+    incarnation: Incarnation,
+    /// A hash of each post's value.
+    posts: HashMap<String, u64>,
+    /// Since when posts are absent.
+    absent: HashMap<String, Instant>,
+    heartbeat: u64,
+    collected: u64,
+    compared: Instant,
+}
+
+impl Replica {
+    /// Nothing is told yet; news of `me` are none.
+    pub fn new(me: Arc<str>, inlet: Inlet) -> Self {
+        Self { me, inlet, hasher: RandomState::new(), nodes: HashMap::new(), live: BTreeSet::new() }
+    }
+
+    /// Takes note of a post that was just set.
+    pub fn post(&mut self, id: &ChitchatId, key: &str, text: &str, now: Instant) {
+        if id.node_id == self.me {
+            return;
+        }
+        let node = self.nodes.entry(Arc::clone(&id.node_id)).or_insert_with(|| Node::new(id.clone(), now));
+        // Which of several runs counts is decided when all is gone through.
+        if node.id == *id {
+            node.post(key, text, &self.hasher, &self.inlet);
+        }
+    }
+
+    /// Goes through what chitchat knows, and tells what is different.
+    pub fn compare(&mut self, chitchat: &Chitchat, now: Instant) {
+        let alive: HashSet<&ChitchatId> = chitchat.live_nodes().collect();
+        let mut latest: BTreeMap<&Arc<str>, (bool, u64, &ChitchatId)> = BTreeMap::new();
+        for id in chitchat.node_states().keys().filter(|id| id.node_id != self.me) {
+            let rank = (alive.contains(id), id.generation_id, id);
+            latest.entry(&id.node_id).and_modify(|best| *best = rank.max(*best)).or_insert(rank);
+        }
+
+        let inlet = &self.inlet;
+        self.nodes.retain(|name, node| latest.get(name).is_some_and(|(_, _, id)| **id == node.id));
+        let mut live = BTreeSet::new();
+        let mut heard = Vec::new();
+        for (is_alive, _, id) in latest.into_values() {
+            let Some(state) = chitchat.node_state(id) else { continue };
+            let node = self.nodes.entry(Arc::clone(&id.node_id)).or_insert_with(|| {
+                let mut node = Node::new(id.clone(), now);
+                node.load(state, &self.hasher, inlet);
+                node
+            });
+            node.find_absent(state, now, inlet);
+            let heartbeat = u64::from(state.heartbeat());
+            if heartbeat > node.heartbeat {
+                node.heartbeat = heartbeat;
+                heard.push(node.incarnation.node.clone());
+            }
+            if is_alive {
+                live.insert(node.incarnation.clone());
+            }
+        }
+        if live != self.live {
+            self.live.clone_from(&live);
+            inlet.live(live);
+        }
+        if !heard.is_empty() {
+            inlet.heard(heard);
+        }
+    }
+}
+
+impl Node {
+    fn new(id: ChitchatId, now: Instant) -> Self {
+        let incarnation = Incarnation { node: NodeId::from(&*id.node_id), generation: id.generation_id };
+        Self {
+            id,
+            incarnation,
+            posts: HashMap::new(),
+            absent: HashMap::new(),
+            heartbeat: 0,
+            collected: 0,
+            compared: now,
+        }
+    }
+
+    fn post(&mut self, key: &str, text: &str, hasher: &RandomState, inlet: &Inlet) {
+        let Some(value) = value::decode(text) else {
+            self.gone(key, inlet);
+            return;
+        };
+        self.absent.remove(key);
+        let hash = hasher.hash_one(text);
+        if self.posts.get(key) == Some(&hash) {
+            return;
+        }
+        self.posts.insert(key.to_owned(), hash);
+        inlet.set(&self.incarnation, key, value);
+    }
+
+    fn gone(&mut self, key: &str, inlet: &Inlet) {
+        self.absent.remove(key);
+        if self.posts.remove(key).is_some() {
+            inlet.deleted(&self.incarnation, key);
+        }
+    }
+
+    /// Tells all posts, in the order in which they were made.
+    fn load(&mut self, state: &NodeState, hasher: &RandomState, inlet: &Inlet) {
+        let mut posts: Vec<_> = state.key_values_including_deleted().filter(|(_, post)| !post.is_deleted()).collect();
+        posts.sort_unstable_by_key(|(_, post)| post.version);
+        posts.into_iter().for_each(|(key, post)| self.post(key, &post.value, hasher, inlet));
+    }
+
+    /// Posts vanish only when something was collected, so only then there is anything to find.
+    fn find_absent(&mut self, state: &NodeState, now: Instant, inlet: &Inlet) {
+        let collected = state.last_gc_version();
+        let due = collected != self.collected || !self.absent.is_empty();
+        // Below this version what was sent anew is not complete.
+        let complete = state.max_version() >= collected;
+        if !due || !complete || now.saturating_duration_since(self.compared) < COMPARE {
+            return;
+        }
+        self.compared = now;
+        self.collected = collected;
+        let is_there = |key: &String| state.get_versioned(key).is_some_and(|post| !post.is_deleted());
+        self.absent.retain(|key, _| !is_there(key));
+        for key in self.posts.keys().filter(|key| !is_there(key)) {
+            self.absent.entry(key.clone()).or_insert(now);
+        }
+        let over = self.absent.iter().filter(|(_, since)| now.saturating_duration_since(**since) >= ABSENT);
+        let over: Vec<String> = over.map(|(key, _)| key.clone()).collect();
+        over.iter().for_each(|key| self.gone(key, inlet));
+    }
+}
+
+#[cfg(test)]
+mod tests;

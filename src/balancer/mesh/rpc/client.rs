@@ -1,0 +1,269 @@
+//! Asks other nodes.
+
+use std::{
+    collections::HashMap,
+    error::Error,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use hyper::Uri;
+use tokio::time::{Instant, timeout};
+use tonic::{Code, Request as Call, Response as Reply, Status};
+
+use super::{
+    Membership,
+    link::{self, Link},
+    metadata,
+    proto::mesh_client::MeshClient,
+    wire::{MAX_MESSAGE, Method, Question, WireError},
+};
+use crate::balancer::mesh::{
+    message::{Address, CallError, Request, Response},
+    port::Peers,
+    record::Stamp,
+};
+
+/// The most peers to which connections are kept.
+const MAX_PEERS: usize = 256;
+/// How many times the deadline of a call is given to one about thousands of streams
+/// ([`Method::is_bulk`]).
+const BULK_FACTOR: u32 = 10;
+/// HTTP/2 wants an authority; nobody reads it.
+const ORIGIN: &str = "http://node.mesh.srs-proxy.internal";
+
+/// Keeps one connection to each peer that it asks.
+pub struct Client {
+    membership: Arc<Membership>,
+    timeout: Duration,
+    peers: Mutex<HashMap<Address, Arc<Peer>>>,
+}
+
+impl Client {
+    /// A call ends within `timeout`, one about thousands of streams within ten times that. A
+    /// connection is made within `timeout` in any case.
+    pub fn new(membership: Arc<Membership>, timeout: Duration) -> Self {
+        Self { membership, timeout, peers: Mutex::default() }
+    }
+
+    fn peer(&self, address: &Address) -> Arc<Peer> {
+        let mut peers = lock(&self.peers);
+        if let Some(peer) = peers.get(address) {
+            *lock(&peer.used) = Instant::now();
+            return Arc::clone(peer);
+        }
+        // Who moved is not where it was, and who is there now is not who was there.
+        peers.retain(|known, _| known.node != address.node && known.grpc != address.grpc);
+        if peers.len() >= MAX_PEERS {
+            let oldest = peers.iter().min_by_key(|(_, peer)| *lock(&peer.used)).map(|(address, _)| address.clone());
+            oldest.and_then(|address| peers.remove(&address));
+        }
+        let peer = Arc::new(Peer {
+            grpc: address.grpc.clone(),
+            used: Mutex::new(Instant::now()),
+            link: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
+        });
+        peers.insert(address.clone(), Arc::clone(&peer));
+        peer
+    }
+
+    /// Asks over the connection that there is or a new one. `tried` becomes the connection in use.
+    async fn ask(
+        &self,
+        peer: &Peer,
+        call: &metadata::Call,
+        question: Question,
+        tried: &mut Option<u64>,
+    ) -> Result<(Stamp, Response), CallError> {
+        let (link, is_new) = self.link(peer).await?;
+        *tried = Some(link.id());
+        let again = (!is_new).then(|| question.clone());
+        let failed = match send(link, call, question).await {
+            Ok(answer) => return Ok(answer),
+            Err(failed) => failed,
+        };
+        if !failed.is_broken {
+            return Err(failed.error);
+        }
+        peer.discard(tried.take());
+        // The connection may have been dead since long before, its peer alive again by now. Questions
+        // may be asked twice.
+        let Some(question) = again else { return Err(failed.error) };
+        let (link, _) = self.link(peer).await?;
+        *tried = Some(link.id());
+        send(link, call, question).await.map_err(|failed| {
+            if failed.is_broken {
+                peer.discard(tried.take());
+            }
+            failed.error
+        })
+    }
+
+    async fn link(&self, peer: &Peer) -> Result<(Link, bool), CallError> {
+        if let Some(link) = peer.open() {
+            return Ok((link, false));
+        }
+        let _first = peer.connecting.lock().await;
+        if let Some(link) = peer.open() {
+            return Ok((link, false));
+        }
+        let connecting = Link::connect(&peer.grpc, self.membership.credentials.as_ref());
+        let link = timeout(self.timeout, connecting)
+            .await
+            .map_err(|_| CallError::Unreachable(format!("not connected within {:?}", self.timeout)))??;
+        *lock(&peer.link) = Some(link.clone());
+        Ok((link, true))
+    }
+}
+
+#[async_trait]
+impl Peers for Client {
+    async fn call(&self, to: &Address, clock: Stamp, request: Request) -> Result<(Stamp, Response), CallError> {
+        let limit =
+            if Method::of(&request).is_bulk() { self.timeout.saturating_mul(BULK_FACTOR) } else { self.timeout };
+        let call = metadata::Call {
+            cluster: self.membership.cluster.clone(),
+            from: self.membership.node.clone(),
+            to: to.node.clone(),
+            clock,
+        };
+        let question = Question::from(&request);
+        let size = question.encoded_len();
+        if size > MAX_MESSAGE {
+            return Err(CallError::Refused(format!("the question has {size} bytes; the limit is {MAX_MESSAGE}")));
+        }
+        let peer = self.peer(to);
+        let mut tried = None;
+        let answer = timeout(limit, self.ask(&peer, &call, question, &mut tried)).await;
+        answer.unwrap_or_else(|_| {
+            // A peer that vanished without a word answers nothing on this connection ever again.
+            peer.discard(tried);
+            Err(CallError::Unreachable(format!("no answer within {limit:?}")))
+        })
+    }
+}
+
+/// Another node.
+struct Peer {
+    grpc: String,
+    used: Mutex<Instant>,
+    link: Mutex<Option<Link>>,
+    /// Held by the one who connects, for all who wait for it.
+    connecting: tokio::sync::Mutex<()>,
+}
+
+impl Peer {
+    fn open(&self) -> Option<Link> {
+        lock(&self.link).as_ref().filter(|link| !link.is_closed()).cloned()
+    }
+
+    /// Has the next call connect anew, if it is still this connection that is kept.
+    fn discard(&self, id: Option<u64>) {
+        let mut link = lock(&self.link);
+        if link.as_ref().map(Link::id) == id {
+            *link = None;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A call without an answer.
+struct Failed {
+    error: CallError,
+    /// Whether the connection is to blame.
+    is_broken: bool,
+}
+
+impl From<Status> for Failed {
+    fn from(status: Status) -> Self {
+        let mut cause = status.source();
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<hyper::Error>() {
+                return Self { error: link::failure(error), is_broken: true };
+            }
+            cause = error.source();
+        }
+        let text = format!("{:?}: {}", status.code(), status.message());
+        let error = match status.code() {
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => CallError::Unreachable(text),
+            _ => CallError::Refused(text),
+        };
+        Self { error, is_broken: false }
+    }
+}
+
+async fn send(link: Link, call: &metadata::Call, question: Question) -> Result<(Stamp, Response), Failed> {
+    let mut client = MeshClient::with_origin(link, Uri::from_static(ORIGIN))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    match question {
+        Question::Place(message) => read(client.place(with(call, message)).await?),
+        Question::Claim(message) => read(client.claim(with(call, message)).await?),
+        Question::Renew(message) => read(client.renew(with(call, message)).await?),
+        Question::Tell(message) => read(client.tell(with(call, message)).await?),
+        Question::Lookup(message) => read(client.lookup(with(call, message)).await?),
+        Question::Snapshot(message) => read(client.snapshot(with(call, message)).await?),
+        Question::PutSession(message) => read(client.put_session(with(call, message)).await?),
+        Question::Session(message) => read(client.session(with(call, message)).await?),
+    }
+}
+
+fn with<Q>(call: &metadata::Call, message: Q) -> Call<Q> {
+    let mut request = Call::new(message);
+    call.write(request.metadata_mut());
+    request
+}
+
+fn read<A>(reply: Reply<A>) -> Result<(Stamp, Response), Failed>
+where
+    Response: TryFrom<A, Error = WireError>,
+{
+    let not_a_node = |text: String| Failed { error: CallError::Refused(text), is_broken: false };
+    let clock = metadata::read_clock(reply.metadata()).map_err(not_a_node)?;
+    let response = Response::try_from(reply.into_inner()).map_err(|error| not_a_node(error.to_string()))?;
+    Ok((clock, response))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client() -> Client {
+        let membership = Membership { cluster: "c".into(), node: "n0".into(), credentials: None };
+        Client::new(Arc::new(membership), Duration::from_millis(300))
+    }
+
+    fn address(node: &str, grpc: &str) -> Address {
+        Address { node: node.into(), grpc: grpc.into() }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_moved_and_a_node_that_took_anothers_place_are_connected_to_anew() {
+        let client = client();
+        let first = client.peer(&address("n1", "a:1"));
+        assert!(Arc::ptr_eq(&first, &client.peer(&address("n1", "a:1"))));
+        client.peer(&address("n1", "b:1"));
+        client.peer(&address("n2", "b:1"));
+        assert_eq!(lock(&client.peers).keys().cloned().collect::<Vec<_>>(), [address("n2", "b:1")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_are_bounded_and_the_one_that_was_not_used_for_longest_goes_first() {
+        let client = client();
+        let nth = |i: usize| address(&format!("n{i}"), &format!("h{i}:1"));
+        for i in 0..MAX_PEERS {
+            client.peer(&nth(i));
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        client.peer(&nth(0));
+        client.peer(&nth(MAX_PEERS));
+        let peers = lock(&client.peers);
+        assert_eq!(peers.len(), MAX_PEERS);
+        assert!(peers.contains_key(&nth(0)) && !peers.contains_key(&nth(1)));
+    }
+}
