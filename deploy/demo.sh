@@ -186,8 +186,7 @@ play() {
 # show NODE TITLE: what the node knows of the cluster.
 show() {
     say "$2, as $1 says"
-    api "$1" cluster | jq -r '"NODE STATE LIVE AGREES", (.members[] | "\(.node) \(.state) \(.live) \(.agrees)")' |
-        column -t
+    "$proxy" cluster status --api "http://${api[$1]}"
     echo
     api "$1" origins | jq -r '"ORIGIN STATE STREAMS", (.origins[] | "\(.id) \(.state) \(.streams)")' | column -t
     echo

@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(5);
 /// How often origins say that they live.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Any key; it guards nothing but loopback.
-const KEY: &str = "ZHJpbGxzIG5lZWQgYSBrZXkgb2YgdGhpcnR5LXR3byE=";
+pub const KEY: &str = "ZHJpbGxzIG5lZWQgYSBrZXkgb2YgdGhpcnR5LXR3byE=";
 
 /// What the nodes agree through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
