@@ -1,4 +1,4 @@
-//! A node is killed. From then on, how are requests answered for streams whose home it was?
+//! A node is killed, or freezes. From then on, how are requests answered for streams whose home it was?
 
 use std::{
     net::SocketAddr,
@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::Signal;
 use tokio::{
     task::JoinSet,
     time::{Instant, interval, sleep},
@@ -43,6 +44,18 @@ struct Asked {
 }
 
 pub async fn run(options: &Options, report: &mut Report) -> Result<()> {
+    lose(options, "kill -9", |fleet| fleet.kill(NODES - 1), report).await?;
+    // A host that is gone refuses no connection; it says nothing.
+    let freeze = |fleet: &mut Fleet| {
+        if let Some(process) = &fleet.nodes[NODES - 1].process {
+            process.signal(Signal::STOP);
+        }
+    };
+    lose(options, "SIGSTOP", freeze, report).await
+}
+
+/// Loses the last node.
+async fn lose(options: &Options, how: &str, strike: impl FnOnce(&mut Fleet), report: &mut Report) -> Result<()> {
     let mut fleet = Fleet::loopback(options.proxy.clone(), Kind::Mesh, NODES, &[]).await?;
     let (a, b) = (fleet.rtmp(0), fleet.rtmp(1));
     let mut held = Vec::new();
@@ -55,7 +68,7 @@ pub async fn run(options: &Options, report: &mut Report) -> Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let asking = tokio::spawn(ask_all_the_time(a, b, Arc::clone(&stop)));
     sleep(BEFORE).await;
-    fleet.kill(NODES - 1);
+    strike(&mut fleet);
     let killed = Instant::now();
     let known = play_known(b, a, &held).await;
     sleep(AFTER.saturating_sub(killed.elapsed())).await;
@@ -70,16 +83,16 @@ pub async fn run(options: &Options, report: &mut Report) -> Result<()> {
         .max()
         .unwrap_or_default();
     report.good(
-        "from kill -9 until every request is answered at once again",
+        format!("from {how} until every request is answered at once again"),
         seconds(restored),
         "≤ 3 s",
         restored <= TARGET,
     );
     let before = asked.iter().filter(|asked| asked.at + asked.took < killed).map(|asked| asked.took);
-    report.state("answers before the kill", before.collect::<Times>());
+    report.state(format!("{how}: answers before"), before.collect::<Times>());
     let longest: Times = after.iter().map(|asked| asked.took).collect();
     report.right(
-        format!("longest answer among {} after the kill", after.len()),
+        format!("{how}: longest answer among {} after it", after.len()),
         seconds(longest.max()),
         "≤ 3 s",
         longest.max() <= TARGET,
@@ -89,18 +102,18 @@ pub async fn run(options: &Options, report: &mut Report) -> Result<()> {
     for failure in unclear.iter().take(5) {
         eprintln!("  {failure}");
     }
-    report.right("neither answered nor clearly refused", unclear.len(), "0", unclear.is_empty());
+    report.right(format!("{how}: neither answered nor clearly refused"), unclear.len(), "0", unclear.is_empty());
     let refused = after.iter().filter(|asked| asked.failures.iter().any(|failure| !is_ordinary(failure))).count();
-    report.state("refused for want of a placement", refused);
+    report.state(format!("{how}: refused for want of a placement"), refused);
     let split = asked.iter().filter(|asked| fleet.asked_at(&asked.name).len() > 1).count();
-    report.right(format!("placed twice, of {}", asked.len()), split, "0", split == 0);
+    report.right(format!("{how}: placed twice, of {}", asked.len()), split, "0", split == 0);
     let missed = known.iter().filter(|played| played.is_err()).count();
     for failure in known.iter().filter_map(|played| played.as_ref().err()).take(5) {
         eprintln!("  {failure}");
     }
-    report.right(format!("players of {KNOWN} known streams that failed in that time"), missed, "0", missed == 0);
+    report.right(format!("{how}: players of {KNOWN} known streams that failed in that time"), missed, "0", missed == 0);
     let disturbed = held.iter().filter(|session| !session.is_undisturbed()).count();
-    report.right("sessions through other nodes that were disturbed", disturbed, "0", disturbed == 0);
+    report.right(format!("{how}: sessions through other nodes that were disturbed"), disturbed, "0", disturbed == 0);
     Ok(())
 }
 

@@ -14,6 +14,16 @@ const WIDTH: usize = 32;
 /// which a silent session is ended.
 const BREATH: Duration = Duration::from_secs(60);
 
+/// Files that are not those of sessions.
+const OTHER_FILES: u64 = 1000;
+
+/// How many sessions this process can hold, of which each takes two files: the client's and the
+/// origin's.
+pub fn capacity() -> usize {
+    let files = rlimit::Resource::NOFILE.get_soft().unwrap_or_default();
+    (files.saturating_sub(OTHER_FILES) / 2) as usize
+}
+
 /// `count` publishers, spread over the nodes in turn.
 pub async fn sessions(nodes: &[SocketAddr], prefix: &str, count: usize) -> Result<Vec<Held>> {
     let begun = each(count, WIDTH, |n| {

@@ -19,7 +19,7 @@ const CALM: Duration = Duration::from_secs(15);
 const WINDOW: Duration = Duration::from_secs(30);
 /// What `/proc/PID/stat` counts in. The same on every architecture that this runs on.
 const TICK: Duration = Duration::from_millis(10);
-/// Of all placements, this part is in use: one in so many.
+/// Of all placements, one in so many is in use, or as many as this process can use.
 const IN_USE: usize = 5;
 
 pub async fn run(options: &Options, network: &Network, report: &mut Report) -> Result<()> {
@@ -31,8 +31,9 @@ pub async fn run(options: &Options, network: &Network, report: &mut Report) -> R
     fleet.add_origins(4, network.hub().edge()).await?;
     let nodes: Vec<_> = (0..NODES).map(|n| fleet.rtmp(n)).collect();
     let all = options.placements * NODES;
-    held::placements(&nodes, "idle", all - all / IN_USE).await?;
-    let held = held::sessions(&nodes, "used", all / IN_USE).await?;
+    let used = (all / IN_USE).min(held::capacity());
+    held::placements(&nodes, "idle", all - used).await?;
+    let held = held::sessions(&nodes, "used", used).await?;
     for n in 0..NODES {
         fleet.wait_for_placements(n, all).await?;
     }
