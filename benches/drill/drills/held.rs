@@ -10,9 +10,9 @@ use crate::{
 
 /// Sessions that begin at once.
 const WIDTH: usize = 32;
-/// How often a publisher that only keeps its place sends something. Less than half the time after
-/// which a silent session is ended.
-const BREATH: Duration = Duration::from_secs(60);
+/// How often a publisher that only keeps its place sends something. Less than the time after which
+/// a silent session is ended.
+const BREATH: Duration = Duration::from_secs(200);
 
 /// Files that are not those of sessions.
 const OTHER_FILES: u64 = 1000;

@@ -21,6 +21,7 @@ const WINDOW: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(10);
 /// Of all placements, one in so many is in use, or as many as this process can use.
 const IN_USE: usize = 5;
+const NAME: &str = "idle";
 
 pub async fn run(options: &Options, network: &Network, report: &mut Report) -> Result<()> {
     let mut fleet = Fleet::new(options.proxy.clone(), Kind::Mesh, &[("PROXY_PLACEMENT_HOLD", "1h")])?;
@@ -31,25 +32,29 @@ pub async fn run(options: &Options, network: &Network, report: &mut Report) -> R
     fleet.add_origins(4, network.hub().edge()).await?;
     let nodes: Vec<_> = (0..NODES).map(|n| fleet.rtmp(n)).collect();
     let all = options.placements * NODES;
-    let used = (all / IN_USE).min(held::capacity());
-    held::placements(&nodes, "idle", all - used).await?;
-    let held = held::sessions(&nodes, "used", used).await?;
+    held::placements(&nodes, NAME, all).await?;
     for n in 0..NODES {
         fleet.wait_for_placements(n, all).await?;
     }
-    report.state("placements, and how many of them a publisher uses", format!("{all}, {}", held.len()));
+    measure(&fleet, &format!("{all} placements, no sessions"), report).await?;
 
+    let held = held::sessions(&nodes, NAME, (all / IN_USE).min(held::capacity())).await?;
+    measure(&fleet, &format!("{all} placements, {} of them in use by a silent publisher", held.len()), report).await
+}
+
+/// Watches the nodes for a while.
+async fn measure(fleet: &Fleet, what: &str, report: &mut Report) -> Result<()> {
     sleep(CALM).await;
-    let before = (0..NODES).map(|n| Usage::of(&fleet, n)).collect::<Result<Vec<_>>>()?;
+    let before = (0..NODES).map(|n| Usage::of(fleet, n)).collect::<Result<Vec<_>>>()?;
     let started = Instant::now();
     sleep(WINDOW).await;
     let window = started.elapsed().as_secs_f64();
-    let after = (0..NODES).map(|n| Usage::of(&fleet, n)).collect::<Result<Vec<_>>>()?;
+    let after = (0..NODES).map(|n| Usage::of(fleet, n)).collect::<Result<Vec<_>>>()?;
     let used: Vec<_> = before.iter().zip(&after).map(|(before, after)| after.since(before, window)).collect();
     let most = used.iter().map(|used| used.core).fold(0.0, f64::max);
     let mean = used.iter().map(|used| used.core).sum::<f64>() / NODES as f64;
     report.good(
-        format!("CPU of a node over {window:.0} s, mean and most"),
+        format!("{what}: CPU of a node over {window:.0} s, mean and most"),
         format!("{:.2} % and {:.2} % of a core", mean * 100.0, most * 100.0),
         "≤ 2 %",
         most <= 0.02,
@@ -57,7 +62,7 @@ pub async fn run(options: &Options, network: &Network, report: &mut Report) -> R
     let sent = used.iter().map(|used| used.sent).fold(0.0, f64::max);
     let packets = used.iter().map(|used| used.packets).fold(0.0, f64::max);
     report.state(
-        "gossip and RPC that a node sends, at most",
+        format!("{what}: gossip and RPC that a node sends, at most"),
         format!("{:.1} kB/s in {packets:.0} packets/s", sent / 1000.0),
     );
     Ok(())
