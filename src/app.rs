@@ -14,7 +14,12 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    balancer::{Balancer, memory::MemoryBalancer, mesh},
+    balancer::{
+        Balancer,
+        memory::MemoryBalancer,
+        mesh,
+        redis::{RedisBalancer, RedisStartError},
+    },
     config::{BalancerType, Config, keys},
     net::{self, ListenError},
     relay::{buffer::Pool, workers::Workers},
@@ -43,6 +48,9 @@ pub enum StartError {
     /// The threads that move bytes could not be started.
     #[error("cannot start the threads that move bytes: {0}")]
     Workers(io::Error),
+    /// The settings of Redis make no connection.
+    #[error(transparent)]
+    Redis(#[from] RedisStartError),
     /// A listener was opened, but has no address.
     #[error("the address of a listener: {0}")]
     Address(io::Error),
@@ -197,6 +205,7 @@ async fn named(server: &'static str, run: impl Future<Output = ()>) -> &'static 
 async fn balancer(config: &Config) -> Result<(Arc<dyn Balancer>, Option<BoxFuture<'static, ()>>), StartError> {
     match config.balancer.kind {
         BalancerType::Memory => Ok((Arc::new(MemoryBalancer::new(&config.balancer)), None)),
+        BalancerType::Redis => Ok((Arc::new(RedisBalancer::start(&config.balancer, &config.redis)?), None)),
         BalancerType::Mesh => {
             let mesh::Started { balancer, run, .. } = mesh::start(&config.mesh, &config.balancer).await?;
             Ok((balancer, Some(run)))

@@ -8,6 +8,7 @@ pub mod memory;
 pub mod mesh;
 pub mod policy;
 mod records;
+pub mod redis;
 mod registry;
 
 use std::{sync::Arc, time::Duration};

@@ -7,6 +7,7 @@ pub mod env_file;
 pub mod keys;
 pub mod load;
 mod mesh;
+mod redis;
 pub mod sources;
 mod value;
 
@@ -14,6 +15,7 @@ use std::{fmt, net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 pub use load::Loaded;
 pub use mesh::{Mesh, Seed};
+pub use redis::{Redis, RedisServer, RedisTls};
 
 use crate::{origin::Endpoint, stream::Vhosts};
 
@@ -30,6 +32,8 @@ pub struct Config {
     pub balancer: Balancer,
     /// How nodes find and trust each other where they agree by mesh.
     pub mesh: Mesh,
+    /// The Redis through which nodes agree, if they do.
+    pub redis: Redis,
     /// An origin that is registered by configuration.
     pub default_backend: Option<DefaultBackend>,
     /// The vhosts that are told apart.
@@ -126,6 +130,8 @@ pub enum BalancerType {
     Memory,
     /// Nodes that tell and ask each other.
     Mesh,
+    /// Any number of nodes on one Redis, with nodes of the Go proxy among them.
+    Redis,
 }
 
 impl BalancerType {
@@ -134,6 +140,7 @@ impl BalancerType {
         match self {
             Self::Memory => "memory",
             Self::Mesh => "mesh",
+            Self::Redis => "redis",
         }
     }
 }

@@ -27,8 +27,8 @@ fn a_bad_value_ends_the_start_with_64_and_one_line() {
         ("PROXY_RTMP_IDLE_TIMEOUT", "25h", "PROXY_RTMP_IDLE_TIMEOUT=\"25h\" (environment): expected a duration"),
         (
             "PROXY_LOAD_BALANCER_TYPE",
-            "redis",
-            "PROXY_LOAD_BALANCER_TYPE=\"redis\" (environment): expected memory or mesh (",
+            "etcd",
+            "PROXY_LOAD_BALANCER_TYPE=\"etcd\" (environment): expected memory, redis or mesh",
         ),
         ("PROXY_RTMP_MAX_CONNECTIONS", "0", "PROXY_RTMP_MAX_CONNECTIONS=\"0\" (environment): expected a whole number"),
         ("PROXY_DEFAULT_BACKEND_RTMP", "x", "PROXY_DEFAULT_BACKEND_RTMP=\"x\" (environment): expected PORT, PROTO://"),

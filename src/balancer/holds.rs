@@ -68,14 +68,17 @@ impl Holds {
         Some(left)
     }
 
-    /// Tells those who hold an earlier placement on another origin that the stream is there now.
+    /// Tells those who hold a placement on another origin, which is not later, that the stream is there
+    /// now. Of two placements at one epoch, as nodes make them that do not see each other, the one that
+    /// is told last counts.
     pub fn moved(&mut self, stream: &StreamKey, origin: &OriginId, epoch: u64) {
-        let Some(held) = self.streams.get_mut(stream).filter(|held| held.epoch < epoch) else { return };
-        held.epoch = epoch;
+        let Some(held) = self.streams.get_mut(stream).filter(|held| held.epoch <= epoch) else { return };
         if held.origin != *origin {
+            let before = std::mem::replace(&mut held.moved, watch::channel(epoch).0);
+            before.send_replace(epoch.max(held.epoch + 1));
             held.origin = origin.clone();
-            held.moved.send_replace(epoch);
         }
+        held.epoch = epoch;
     }
 
     pub fn get(&self, stream: &StreamKey) -> Option<&Held> {
@@ -128,6 +131,18 @@ mod tests {
         assert_eq!(*watch.borrow(), 3, "a new epoch on the same origin");
         holds.moved(&stream, &placement(2, 0).origin.id(), 5);
         assert_eq!(*watch.borrow(), 5);
+    }
+
+    #[test]
+    fn of_two_origins_at_one_epoch_the_last_counts_and_those_on_the_other_are_told() {
+        let mut holds = Holds::default();
+        let first = holds.hold(&placement(1, 3), Intent::Play);
+        let second = holds.hold(&placement(2, 3), Intent::Play);
+        assert!(*first.borrow() > 3);
+        assert_eq!(*second.borrow(), 3);
+        holds.moved(&placement(1, 3).stream, &placement(1, 3).origin.id(), 3);
+        assert!(*second.borrow() > 3);
+        assert_eq!(*holds.hold(&placement(1, 3), Intent::Play).borrow(), 3, "whoever is there is not sent away");
     }
 
     #[test]

@@ -186,6 +186,32 @@ impl Registry {
         Ok(())
     }
 
+    /// Takes an origin that other nodes have known for longer than this one, at the time of its last
+    /// heartbeat. It replaces nobody, unless two claim one address.
+    pub fn adopt(
+        &mut self,
+        origin: Origin,
+        heartbeat: Instant,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), BalancerError> {
+        let contested = self.origins.values().any(|other| same_address(&other.origin, &origin));
+        if contested || self.origins.len() >= self.capacity {
+            return self.register(origin, heartbeat, changes);
+        }
+        let origin = Arc::new(origin);
+        changes.push(Change::Registered(Arc::clone(&origin)));
+        self.origins.insert(origin.id(), Entry { origin, suspect_reason: None, heartbeat });
+        self.next_expiry = [self.next_expiry, heartbeat.checked_add(self.ttl)].into_iter().flatten().min();
+        Ok(())
+    }
+
+    /// Forgets an origin, because the other nodes have.
+    pub fn remove(&mut self, id: &OriginId, now: Instant, changes: &mut Vec<Change>) {
+        if let Some(entry) = self.origins.remove(id) {
+            changes.push(Change::Expired { id: id.clone(), age: entry.heartbeat_age(now) });
+        }
+    }
+
     /// Takes what the data path saw.
     pub fn report(&mut self, id: &OriginId, seen: Reachability, now: Instant, changes: &mut Vec<Change>) {
         self.expire(now, changes);
@@ -412,6 +438,32 @@ mod tests {
         assert_eq!(scene.beat("a", "1", "127.0.0.1:1935").unwrap(), "a-s-1=b-s-1");
         assert_eq!(scene.beat("b", "1", "127.0.0.1:1935").unwrap(), "");
         assert_eq!(scene.beat("a", "1", "127.0.0.1:1935").unwrap(), "");
+    }
+
+    #[test]
+    fn an_origin_that_others_knew_before_replaces_only_who_claims_its_address() {
+        let mut scene = Scene::new();
+        let mut adopt = |server: &str, pid: &str, address: &str| {
+            let mut changes = Vec::new();
+            scene.registry.adopt(origin(server, pid, address), scene.now, &mut changes).unwrap();
+            names(&changes)
+        };
+        assert_eq!(adopt("a", "1", "10.0.0.1:1935"), "+a-s-1");
+        assert_eq!(adopt("a", "2", "10.0.0.2:1935"), "+a-s-2");
+        assert_eq!(adopt("b", "1", "10.0.0.2:1935"), "a-s-2>b-s-1");
+        scene.now += TTL;
+        assert_eq!(scene.report("x", Reachability::Reached), "-a-s-1 -b-s-1");
+    }
+
+    #[test]
+    fn an_origin_that_others_have_forgotten_is_told_as_expired() {
+        let mut scene = Scene::new();
+        scene.beat("a", "1", "10.0.0.1:1935").unwrap();
+        let mut changes = Vec::new();
+        scene.registry.remove(&OriginId::from("a-s-1"), scene.now, &mut changes);
+        scene.registry.remove(&OriginId::from("a-s-1"), scene.now, &mut changes);
+        assert_eq!(names(&changes), "-a-s-1");
+        assert_eq!(scene.beat("a", "2", "10.0.0.1:1935").unwrap(), "+a-s-2", "nobody was replaced");
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub const PREFIX: &str = "PROXY_";
 /// Beginnings of names that are not ours, or not yet, and that nobody need be warned about: settings
 /// of balancers that come later, and what Kubernetes sets in every container of a namespace that has
 /// a service named `proxy`.
-const KNOWN_ELSEWHERE: [&str; 3] = ["PROXY_REDIS_", "PROXY_SERVICE_", "PROXY_PORT_"];
+const KNOWN_ELSEWHERE: [&str; 2] = ["PROXY_SERVICE_", "PROXY_PORT_"];
 
 /// How alike two names must be, from 0 to 1, for one to be offered in place of the other.
 const ALIKE: f64 = 0.7;
@@ -116,8 +116,8 @@ keys! {
     }
     "Placement" {
         PROXY_LOAD_BALANCER_TYPE: BalancerType = "memory", value::BALANCER,
-            "What nodes agree through on origins and streams. memory: this node stands alone. mesh: nodes tell and \
-             ask each other.";
+            "What nodes agree through on origins and streams. memory: this node stands alone. redis: any number of \
+             nodes, those of the Go proxy included, that use one Redis. mesh: nodes tell and ask each other.";
         PROXY_ORIGIN_SERVER_TTL: Duration = "300s", value::DURATION,
             "How long an origin counts as registered after its last heartbeat.";
         PROXY_PLACEMENT_POLICY: Policy = "power-of-two", value::POLICY,
@@ -129,6 +129,43 @@ keys! {
             "Registered origins at once.";
         PROXY_MAX_STREAMS: usize = "100000", value::ENTRIES,
             "Placed streams at once.";
+    }
+    "Redis" {
+        PROXY_REDIS_HOST: String = "127.0.0.1", value::HOST,
+            "The address or host name of the Redis server.";
+        PROXY_REDIS_PORT: u16 = "6379", value::PORT,
+            "The port of the Redis server.";
+        PROXY_REDIS_USERNAME: Option<String> = "", value::USER,
+            "The user as whom to log in (Redis 6 and later). If empty, only the password is shown.";
+        PROXY_REDIS_PASSWORD: Option<Secret> = "", value::TOKEN,
+            "The password to log in with. Set it in the environment or in .env: other users of the machine can \
+             read a flag in the list of processes.";
+        PROXY_REDIS_DB: u32 = "0", value::DATABASE,
+            "The number of the database.";
+        PROXY_REDIS_KEY_PREFIX: String = "", value::KEY_PREFIX,
+            "What all keys begin with, so that several clusters can share one Redis.";
+        PROXY_REDIS_TLS: bool = "off", value::SWITCH,
+            "Whether connections to Redis, and to its Sentinels, are encrypted.";
+        PROXY_REDIS_TLS_CA: Option<PathBuf> = "", value::FILE,
+            "The certificates, in a PEM file, of those who may sign the server's. If empty, those that the system \
+             trusts.";
+        PROXY_REDIS_TLS_CERT: Option<PathBuf> = "", value::FILE,
+            "The certificate that this node shows, in a PEM file, where the server asks for one.";
+        PROXY_REDIS_TLS_KEY: Option<PathBuf> = "", value::FILE,
+            "The private key of PROXY_REDIS_TLS_CERT, in a PEM file.";
+        PROXY_REDIS_URL: Option<Secret> = "", value::REDIS_URL,
+            "One server with user, password and database, in place of the settings for each of them.";
+        PROXY_REDIS_CLUSTER: Vec<(String, u16)> = "", value::SERVERS,
+            "Some nodes of a Redis Cluster, in place of one server. They tell of the others.";
+        PROXY_REDIS_SENTINEL: Vec<(String, u16)> = "", value::SERVERS,
+            "Redis Sentinels, in place of one server. They tell which server is the master.";
+        PROXY_REDIS_SENTINEL_MASTER: String = "mymaster", value::MASTER,
+            "The name by which the Sentinels know the master.";
+        PROXY_REDIS_SENTINEL_PASSWORD: Option<Secret> = "", value::TOKEN,
+            "The password of the Sentinels themselves, if they have one.";
+        PROXY_REDIS_TIMEOUT: Duration = "1s", value::DURATION,
+            "How long Redis may take to answer, and to be connected to. Then it counts as away: known streams are \
+             served from memory, new ones are refused.";
     }
     "Mesh" {
         PROXY_MESH_NODE_ID: Option<String> = "", value::OPTIONAL_NAME,

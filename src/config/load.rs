@@ -40,8 +40,10 @@ pub fn load(sources: Sources<'_>) -> Result<Loaded, ConfigError> {
 
 impl Sources<'_> {
     fn config(&self) -> Result<Config, ConfigError> {
+        let rtmp = self.rtmp()?;
+        let kind = self.value(&keys::PROXY_LOAD_BALANCER_TYPE)?;
         let config = Config {
-            rtmp: self.rtmp()?,
+            rtmp,
             system: System {
                 listen: self.value(&keys::PROXY_SYSTEM_API)?,
                 token: self.token()?,
@@ -55,7 +57,7 @@ impl Sources<'_> {
                 probe_interval: self.value(&keys::PROXY_ORIGIN_PROBE_INTERVAL)?,
             },
             balancer: Balancer {
-                kind: self.value(&keys::PROXY_LOAD_BALANCER_TYPE)?,
+                kind,
                 policy: self.value(&keys::PROXY_PLACEMENT_POLICY)?,
                 origin_ttl: self.value(&keys::PROXY_ORIGIN_SERVER_TTL)?,
                 placement_hold: self.value(&keys::PROXY_PLACEMENT_HOLD)?,
@@ -64,6 +66,7 @@ impl Sources<'_> {
                 max_streams: self.value(&keys::PROXY_MAX_STREAMS)?,
             },
             mesh: self.mesh()?,
+            redis: self.redis(kind)?,
             default_backend: self.default_backend()?,
             vhosts: self.value(&keys::PROXY_VHOSTS)?,
             drain: self.drain()?,
@@ -269,9 +272,9 @@ mod tests {
     }
 
     #[test]
-    fn balancers_of_later_versions_are_refused_as_such() {
-        let refused = refusal(&[("PROXY_LOAD_BALANCER_TYPE", "redis")]);
-        assert!(refused.ends_with("expected memory or mesh (this version has no redis)"), "{refused}");
+    fn a_balancer_that_there_is_not_is_refused_with_those_that_there_are() {
+        let refused = refusal(&[("PROXY_LOAD_BALANCER_TYPE", "etcd")]);
+        assert!(refused.ends_with("expected memory, redis or mesh"), "{refused}");
     }
 
     struct NotUtf8;

@@ -9,7 +9,10 @@ use std::{
     path::Path,
 };
 
-use super::{ConfigError, dotenv, keys::Key};
+use super::{
+    ConfigError, dotenv,
+    keys::{Key, Spec},
+};
 
 /// The largest `.env` file, in bytes.
 const MAX_DOTENV: u64 = 1 << 20;
@@ -88,8 +91,25 @@ impl Sources<'_> {
     /// The value of a setting, from the strongest source that has one.
     pub(super) fn value<T>(&self, key: &Key<T>) -> Result<T, ConfigError> {
         let spec = &key.spec;
+        let (from, text) = self.text(spec);
+        let value = text.as_deref().and_then(|text| (key.rule.parse)(text.trim()));
+        value.ok_or_else(|| ConfigError::Value {
+            name: spec.name,
+            value: shown(text.as_deref(), spec.secret),
+            from,
+            allowed: spec.allowed,
+        })
+    }
+
+    /// The value of a setting as it may be shown to people.
+    pub(super) fn shown(&self, spec: &Spec) -> String {
+        shown(self.text(spec).1.as_deref(), spec.secret)
+    }
+
+    /// The text of a setting and where it comes from; no text if it is not UTF-8.
+    fn text(&self, spec: &Spec) -> (From, Option<String>) {
         let layers = [(From::Flag, self.flags), (From::Env, self.env), (From::Dotenv, self.dotenv)];
-        let (from, text) = layers
+        layers
             .into_iter()
             .find_map(|(from, strings)| match strings.get(spec.name) {
                 // An empty value counts as unset, as in the Go proxy; an empty flag is meant.
@@ -98,15 +118,7 @@ impl Sources<'_> {
                 Err(VarError::NotPresent) => None,
                 Err(VarError::NotUnicode(_)) => Some((from, None)),
             })
-            .unwrap_or_else(|| (From::Default, Some(spec.default.to_owned())));
-
-        let value = text.as_deref().and_then(|text| (key.rule.parse)(text.trim()));
-        value.ok_or_else(|| ConfigError::Value {
-            name: spec.name,
-            value: shown(text.as_deref(), spec.secret),
-            from,
-            allowed: spec.allowed,
-        })
+            .unwrap_or_else(|| (From::Default, Some(spec.default.to_owned())))
     }
 }
 

@@ -5,7 +5,7 @@ use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
-use super::{AuthType, BalancerType, Listen, LogFormat, Policy, RealIp, Secret, Seed};
+use super::{AuthType, BalancerType, Listen, LogFormat, Policy, RealIp, Secret, Seed, redis};
 use crate::{
     origin::{Endpoint, is_host_name},
     stream::Vhosts,
@@ -24,6 +24,8 @@ const MIN_KEY: usize = 16;
 const MAX_NAME: usize = 128;
 /// The most seeds.
 const MAX_SEEDS: usize = 64;
+/// The longest beginning of Redis keys, in bytes.
+const MAX_KEY_PREFIX: usize = 128;
 
 /// What a setting may be. The text that `parse` takes carries no white space at either end.
 pub struct Rule<T> {
@@ -74,8 +76,8 @@ pub const REAL_IP: Rule<RealIp> = Rule::new("auto, on or off", |text| {
     choice(text, &[("auto", RealIp::Auto), ("on", RealIp::On), ("off", RealIp::Off)])
 });
 /// What nodes agree through.
-pub const BALANCER: Rule<BalancerType> = Rule::new("memory or mesh (this version has no redis)", |text| {
-    choice(text, &[("memory", BalancerType::Memory), ("mesh", BalancerType::Mesh)])
+pub const BALANCER: Rule<BalancerType> = Rule::new("memory, redis or mesh", |text| {
+    choice(text, &[("memory", BalancerType::Memory), ("redis", BalancerType::Redis), ("mesh", BalancerType::Mesh)])
 });
 /// How an origin is chosen.
 pub const POLICY: Rule<Policy> = Rule::new("power-of-two or random", |text| {
@@ -121,6 +123,39 @@ pub const OPTIONAL_ENDPOINT: Rule<Option<Endpoint>> =
     Rule::new("empty, PORT, PROTO://:PORT or PROTO://IP:PORT, with a port from 1 to 65535", |text| {
         optional(text, |text| Endpoint::parse(text).ok())
     });
+/// A port to connect to.
+pub const PORT: Rule<u16> = Rule::new("a whole number from 1 to 65535", |text| {
+    whole_number(text, 1, 65535).and_then(|port| u16::try_from(port).ok())
+});
+/// The number of a Redis database.
+pub const DATABASE: Rule<u32> = Rule::new("a whole number from 0 to 1000000", |text| {
+    whole_number(text, 0, 1_000_000).and_then(|number| u32::try_from(number).ok())
+});
+/// A name that is no secret, such as that of a user.
+pub const USER: Rule<Option<String>> = Rule::new("at most 4096 printable ASCII characters, or empty", |text| {
+    optional(text, |text| is_token(text).then(|| text.to_owned()))
+});
+/// The name of a Redis master.
+pub const MASTER: Rule<String> = Rule::new("printable ASCII characters without spaces", |text| {
+    let printable = !text.is_empty() && text.len() <= MAX_TOKEN && text.bytes().all(|b| b.is_ascii_graphic());
+    printable.then(|| text.to_owned())
+});
+/// What Redis keys begin with.
+pub const KEY_PREFIX: Rule<String> =
+    Rule::new("at most 128 of A-Z a-z 0-9 - _ . : / and at most one hash tag {NAME}", |text| {
+        is_key_prefix(text).then(|| text.to_owned())
+    });
+/// A Redis URL, which may hold a password.
+pub const REDIS_URL: Rule<Option<Secret>> = Rule {
+    parse: |text| optional(text, |text| redis::from_url(text).map(|_| Secret::new(text))),
+    allowed: "redis://[[USER]:PASSWORD@]HOST[:PORT][/DB], or rediss:// for TLS, or empty",
+    secret: true,
+};
+/// Servers that know each other.
+pub const SERVERS: Rule<Vec<(String, u16)>> =
+    Rule::new("HOST:PORT or [IPV6]:PORT, with commas between them, or empty", servers);
+/// A file to read.
+pub const FILE: Rule<Option<PathBuf>> = Rule::new("the path of a file, or empty", |text| (PATH.parse)(text));
 /// A directory.
 pub const PATH: Rule<Option<PathBuf>> = Rule::new("the path of a directory, or empty", |text| {
     optional(text, |text| (!text.chars().any(char::is_control)).then(|| PathBuf::from(text)))
@@ -200,6 +235,30 @@ fn duration(text: &str) -> Option<Duration> {
 
 fn is_token(text: &str) -> bool {
     text.len() <= MAX_TOKEN && text.bytes().all(|b| b == b' ' || b.is_ascii_graphic())
+}
+
+/// Without white space or glob characters, because keys are looked for by pattern.
+fn is_key_prefix(text: &str) -> bool {
+    let plain =
+        |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/'));
+    let parts = match text.split_once('{') {
+        None => plain(text),
+        Some((before, rest)) => rest
+            .split_once('}')
+            .is_some_and(|(tag, after)| !tag.is_empty() && [before, tag, after].into_iter().all(plain)),
+    };
+    parts && text.len() <= MAX_KEY_PREFIX
+}
+
+fn servers(text: &str) -> Option<Vec<(String, u16)>> {
+    if text.is_empty() {
+        return Some(Vec::new());
+    }
+    let server = |text: &str| {
+        let Listen { host, port } = listen(text.trim())?;
+        host.filter(|_| port > 0).map(|host| (host, port))
+    };
+    text.split(',').map(server).collect()
 }
 
 fn vhosts(text: &str) -> Option<Vhosts> {
@@ -317,6 +376,22 @@ mod tests {
     }
 
     #[test]
+    fn a_key_prefix_can_be_looked_for_by_pattern_and_has_one_hash_tag_at_the_most() {
+        for text in ["", "live:", "a/b.c-d_e:", "{srs}:", "a{b}c"] {
+            assert_eq!((KEY_PREFIX.parse)(text).as_deref(), Some(text));
+        }
+        refuses(&KEY_PREFIX, &["a b", "a*", "{", "}", "{}", "{a}{b}", "a}b{", "{a{b}}", &"x".repeat(129)]);
+    }
+
+    #[test]
+    fn lists_of_servers_need_a_port_for_each() {
+        let servers = [("10.0.0.1".to_owned(), 6379), ("::1".to_owned(), 6380), ("redis-2".to_owned(), 1)];
+        assert_eq!((SERVERS.parse)("10.0.0.1:6379, [::1]:6380,redis-2:1"), Some(servers.to_vec()));
+        assert_eq!((SERVERS.parse)(""), Some(Vec::new()));
+        refuses(&SERVERS, &["a", "a:0", ":6379", "6379", "a:1,", "a:65536", "redis://a:1"]);
+    }
+
+    #[test]
     fn a_token_is_anything_that_a_header_can_carry() {
         assert_eq!((TOKEN.parse)("p$1 =#x").flatten().map(|t| t.expose().to_owned()).as_deref(), Some("p$1 =#x"));
         assert_eq!((TOKEN.parse)(""), Some(None));
@@ -355,7 +430,8 @@ mod tests {
         assert_eq!((BALANCER.parse)("memory"), Some(BalancerType::Memory));
         refuses(&SWITCH, &["", "yes", "1", "true"]);
         assert_eq!((BALANCER.parse)("Mesh"), Some(BalancerType::Mesh));
-        refuses(&BALANCER, &["", "redis"]);
+        assert_eq!((BALANCER.parse)("Redis"), Some(BalancerType::Redis));
+        refuses(&BALANCER, &["", "etcd"]);
         refuses(&AUTH_TYPE, &["basic"]);
         refuses(&HOST, &["", "a b", "10.0.0.1:1935", "rtmp://a"]);
     }

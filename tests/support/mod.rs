@@ -20,6 +20,8 @@ pub mod process;
 pub mod proxy;
 pub mod raw;
 pub mod recorder;
+pub mod redis;
+pub mod redis_nodes;
 pub mod rtmpdump;
 pub mod wait;
 

@@ -163,6 +163,12 @@ impl Ledger {
         self.streams.get(stream).is_some_and(|entry| matches!(&entry.records[..], [known] if known.own))
     }
 
+    /// This node's own record, whatever others say.
+    pub fn own(&self, stream: &StreamKey) -> Option<&Record> {
+        let mut records = self.streams.get(stream)?.records.iter();
+        records.find(|known| known.own).map(|known| &known.record)
+    }
+
     /// The streams for which this node answers.
     pub fn own_records(&self) -> impl Iterator<Item = (&StreamKey, &Record)> {
         self.streams.iter().filter_map(|(stream, entry)| {
@@ -310,11 +316,28 @@ impl Ledger {
         !agreed
     }
 
-    /// Notes that a session of this node uses the stream on `origin`, of which nobody knows any more.
+    /// Sees to it that sessions of this node on `origin` are accounted for: if no record names it, and
+    /// none is later than the one that brought them there, there is one now. It contradicts others
+    /// that are there, which settles who has to go.
     pub fn restore(&mut self, stream: &StreamKey, origin: &OriginId, epoch: u64, stamp: Stamp, now: Instant) {
-        if self.get(stream).is_none() {
-            self.write(stream, origin, epoch, stamp, stamp, now);
+        let known = self.all(stream);
+        if known.iter().any(|record| record.origin == *origin || record.epoch > epoch) {
+            return;
         }
+        if let Some(own) = self.own(stream).cloned() {
+            self.write(stream, &own.origin, epoch + 1, own.since, stamp, now);
+            return;
+        }
+        let writer = self.me.clone();
+        let kept = after(now, self.times.hold.max(self.times.connecting));
+        self.edit(stream, now, |entry| {
+            entry.kept = entry.kept.max(kept);
+            let published = entry.published(origin);
+            let history = BTreeMap::new();
+            let record =
+                Record { origin: origin.clone(), epoch, since: stamp, published, writer, written: stamp, history };
+            entry.records.push(Known { record, own: true, until: None });
+        });
     }
 
     /// Keeps this node's record for a client that asked just now.
@@ -377,10 +400,15 @@ impl Ledger {
     /// Writes the record of this node anew if whether it is published has changed.
     fn refresh(&mut self, stream: &StreamKey, stamp: Stamp, now: Instant) {
         let Some(entry) = self.streams.get(stream) else { return };
-        let [known] = &entry.records[..] else { return };
-        if known.own && known.record.published != entry.published(&known.record.origin) {
-            let Record { origin, epoch, since, .. } = known.record.clone();
-            self.write(stream, &origin, epoch, since, stamp, now);
+        let Some(own) = entry.records.iter().find(|known| known.own) else { return };
+        let published = entry.published(&own.record.origin);
+        if own.record.published != published {
+            self.edit(stream, now, |entry| {
+                for own in entry.records.iter_mut().filter(|known| known.own) {
+                    own.record.published = published;
+                    own.record.written = stamp;
+                }
+            });
         }
     }
 
@@ -427,9 +455,6 @@ impl Ledger {
         entry.records.retain(counts);
         entry.records.sort_by(|a, b| b.record.compare(&a.record));
         let highest = entry.records.iter().map(|known| known.record.epoch).max();
-        if std::env::var("DBG").is_ok_and(|d| stream.as_str().ends_with(&d)) {
-            println!("DBG {:?} {} {:?}", self.me, stream, entry.records);
-        }
         if let Some(ended) = highest_before.filter(|before| highest.is_none_or(|highest| highest < *before)) {
             self.ended.note(stream, ended);
         }

@@ -145,6 +145,18 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// How long to wait for the answer, where a single step takes up to `step`: more where the asked
+    /// node may have to ask others, or where the question is about thousands of streams.
+    pub fn patience(&self, step: Duration) -> Duration {
+        match self {
+            Self::Place { .. } => step * 5 / 2,
+            Self::Renew(_) | Self::Tell { .. } | Self::Lookup(_) | Self::Snapshot { .. } => step * 10,
+            Self::Claim { .. } | Self::PutSession { .. } | Self::Session { .. } => step,
+        }
+    }
+}
+
 /// The answer to a [`Request`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Response {

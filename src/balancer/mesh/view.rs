@@ -271,8 +271,8 @@ impl View {
         deciders.into_iter()
     }
 
-    /// Whom to ask before deciding without being sure to be the only one (rule 8): all who live, and
-    /// those who were seen a short while ago.
+    /// Whom to ask before deciding without being sure to be the only one (rule 8): all who live, though
+    /// they may not have answered lately, and those who were seen a short while ago.
     pub fn to_consult(&self, now: Instant) -> Vec<Address> {
         let asked = |member: &Member| {
             let remembered = match member.gone {
@@ -281,7 +281,7 @@ impl View {
                     member.state() != Some(NodeState::Left) && now.saturating_duration_since(since) < REMEMBERED
                 }
             };
-            remembered && member.unresponsive_until.is_none_or(|until| now >= until)
+            remembered
         };
         let asked = self.members.iter().filter(|(_, member)| asked(member));
         asked.filter_map(|(node, _)| self.address(node)).collect()

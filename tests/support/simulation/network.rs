@@ -346,7 +346,7 @@ pub fn address(incarnation: &Incarnation) -> String {
 #[async_trait]
 impl Peers for SimPeers {
     async fn call(&self, to: &Address, clock: Stamp, request: Request) -> Result<(Stamp, Response), CallError> {
-        let deadline = Instant::now() + RPC;
+        let deadline = Instant::now() + request.patience(RPC);
         let silent = || CallError::Unreachable("no answer in time".into());
         let (there, back, node) = self.network.with(|state| {
             let there = state.way(&self.me, &to.node);

@@ -464,6 +464,11 @@ impl World {
             state.dead_origins.clear();
             state.ending = true;
         });
+        // Nodes that drain end first.
+        sleep(Duration::from_secs(1)).await;
+        if self.nodes().is_empty() {
+            self.start(&names[0], true);
+        }
         sleep(QUIET).await;
 
         let runs: Vec<_> = self

@@ -103,7 +103,7 @@ impl<B: Board, P: Peers> Node<B, P> {
             insist: false,
         };
         let (mut redirects, mut told) = (0, None);
-        let deadline = Instant::now() + self.settings.rpc * 4 + GRANT / 2;
+        let deadline = Instant::now() + self.settings.rpc * 6 + GRANT / 2;
         for _ in 0..MAX_STEPS {
             if Instant::now() >= deadline {
                 break;
@@ -316,7 +316,7 @@ impl<B: Board, P: Peers> Node<B, P> {
     async fn claim(self: &Arc<Self>, ask: &Ask, others: Vec<Address>) -> Decision {
         let claim = Claim { node: self, stream: &ask.stream };
         let known = self.with(|state, _| state.ledger.all(&ask.stream));
-        let patience = self.settings.rpc / 2;
+        let patience = self.settings.rpc;
         let asked = others.iter().map(async |other| {
             let request = Request::Claim { stream: ask.stream.clone(), known: known.clone() };
             (other, timeout(patience, self.call(other, request)).await)

@@ -146,6 +146,10 @@ impl<B: Board, P: Peers> Node<B, P> {
         for stream in due {
             let home = state.view.home(stream.as_str(), &[]).unwrap_or_else(|| self.id().clone());
             if let Some(renewal) = state.renewal(&stream, now) {
+                if state.ledger.own(&stream).is_some() && home != *self.id() {
+                    // Until the home has taken over, this node's own record must not fade.
+                    state.take_renewals(self.id(), std::slice::from_ref(&renewal), now);
+                }
                 by_home.entry(home).or_default().push(renewal);
             }
         }

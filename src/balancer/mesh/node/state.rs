@@ -278,7 +278,11 @@ impl State {
     /// epoch will not be lower than this.
     pub fn placement(&self, stream: &StreamKey, record: &Record) -> Option<Placement> {
         let origin = self.origin(&record.origin)?;
-        let epoch = self.ledger.highest(stream).max(record.epoch).max(self.ledger.ended().floor(stream));
+        let mut epoch = record.epoch;
+        // One that has moved since keeps its epoch, by which whoever holds it learns of that.
+        if !self.ledger.all(stream).iter().any(|known| known != record && known.supersedes(record)) {
+            epoch = epoch.max(self.ledger.highest(stream)).max(self.ledger.ended().floor(stream));
+        }
         Some(Placement { stream: stream.clone(), origin, epoch })
     }
 

@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     error::Error,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,7 +20,7 @@ use super::{
     link::{self, Link},
     metadata,
     proto::mesh_client::MeshClient,
-    wire::{MAX_MESSAGE, Method, Question, WireError},
+    wire::{MAX_MESSAGE, Question, WireError},
 };
 use crate::balancer::mesh::{
     message::{Address, CallError, Request, Response},
@@ -27,9 +30,10 @@ use crate::balancer::mesh::{
 
 /// The most peers to which connections are kept.
 const MAX_PEERS: usize = 256;
-/// How many times the deadline of a call is given to one about thousands of streams
-/// ([`Method::is_bulk`]).
-const BULK_FACTOR: u32 = 10;
+/// How long connecting may take. No call waits that long, but the next one finds the connection.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How many calls in a row may miss their deadline before the connection counts as dead.
+const MISSES: u32 = 3;
 /// HTTP/2 wants an authority; nobody reads it.
 const ORIGIN: &str = "http://node.mesh.srs-proxy.internal";
 
@@ -41,8 +45,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A call ends within `timeout`, one about thousands of streams within ten times that. A
-    /// connection is made within `timeout` in any case.
+    /// Calls end within what [`Request::patience`] makes of `timeout`.
     pub fn new(membership: Arc<Membership>, timeout: Duration) -> Self {
         Self { membership, timeout, peers: Mutex::default() }
     }
@@ -63,6 +66,7 @@ impl Client {
             grpc: address.grpc.clone(),
             used: Mutex::new(Instant::now()),
             link: Mutex::default(),
+            missed: AtomicU32::new(0),
             connecting: tokio::sync::Mutex::default(),
         });
         peers.insert(address.clone(), Arc::clone(&peer));
@@ -72,7 +76,7 @@ impl Client {
     /// Asks over the connection that there is or a new one. `tried` becomes the connection in use.
     async fn ask(
         &self,
-        peer: &Peer,
+        peer: &Arc<Peer>,
         call: &metadata::Call,
         question: Question,
         tried: &mut Option<u64>,
@@ -101,28 +105,31 @@ impl Client {
         })
     }
 
-    async fn link(&self, peer: &Peer) -> Result<(Link, bool), CallError> {
+    async fn link(&self, peer: &Arc<Peer>) -> Result<(Link, bool), CallError> {
         if let Some(link) = peer.open() {
             return Ok((link, false));
         }
-        let _first = peer.connecting.lock().await;
-        if let Some(link) = peer.open() {
-            return Ok((link, false));
-        }
-        let connecting = Link::connect(&peer.grpc, self.membership.credentials.as_ref());
-        let link = timeout(self.timeout, connecting)
-            .await
-            .map_err(|_| CallError::Unreachable(format!("not connected within {:?}", self.timeout)))??;
-        *lock(&peer.link) = Some(link.clone());
-        Ok((link, true))
+        // Over a slow network the calls of now may be too early for it.
+        let (peer, credentials) = (Arc::clone(peer), self.membership.credentials.clone());
+        let connecting = tokio::spawn(async move {
+            let _first = peer.connecting.lock().await;
+            if let Some(link) = peer.open() {
+                return Ok((link, false));
+            }
+            let link = timeout(CONNECT, Link::connect(&peer.grpc, credentials.as_ref()))
+                .await
+                .map_err(|_| CallError::Unreachable(format!("not connected within {CONNECT:?}")))??;
+            *lock(&peer.link) = Some(link.clone());
+            Ok((link, true))
+        });
+        connecting.await.unwrap_or_else(|error| Err(CallError::Unreachable(error.to_string())))
     }
 }
 
 #[async_trait]
 impl Peers for Client {
     async fn call(&self, to: &Address, clock: Stamp, request: Request) -> Result<(Stamp, Response), CallError> {
-        let limit =
-            if Method::of(&request).is_bulk() { self.timeout.saturating_mul(BULK_FACTOR) } else { self.timeout };
+        let limit = request.patience(self.timeout);
         let call = metadata::Call {
             cluster: self.membership.cluster.clone(),
             from: self.membership.node.clone(),
@@ -137,9 +144,15 @@ impl Peers for Client {
         let peer = self.peer(to);
         let mut tried = None;
         let answer = timeout(limit, self.ask(&peer, &call, question, &mut tried)).await;
+        if answer.is_ok() {
+            peer.missed.store(0, Ordering::Relaxed);
+        }
         answer.unwrap_or_else(|_| {
             // A peer that vanished without a word answers nothing on this connection ever again.
-            peer.discard(tried);
+            if peer.missed.fetch_add(1, Ordering::Relaxed) + 1 >= MISSES {
+                peer.missed.store(0, Ordering::Relaxed);
+                peer.discard(tried);
+            }
             Err(CallError::Unreachable(format!("no answer within {limit:?}")))
         })
     }
@@ -150,6 +163,8 @@ struct Peer {
     grpc: String,
     used: Mutex<Instant>,
     link: Mutex<Option<Link>>,
+    /// Calls in a row that were not answered in time.
+    missed: AtomicU32,
     /// Held by the one who connects, for all who wait for it.
     connecting: tokio::sync::Mutex<()>,
 }

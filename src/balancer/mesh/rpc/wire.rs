@@ -93,11 +93,6 @@ impl Method {
             Request::Session { .. } => Self::Session,
         }
     }
-
-    /// Whether the question or its answer may be about thousands of streams, and takes its time.
-    pub const fn is_bulk(self) -> bool {
-        matches!(self, Self::Renew | Self::Tell | Self::Lookup | Self::Snapshot)
-    }
 }
 
 /// A record as it is posted.

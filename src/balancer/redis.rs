@@ -1,0 +1,410 @@
+//! The balancer of nodes that share a Redis, nodes of the Go proxy among them.
+//!
+//! Redis judges placements: a script compares and sets the Go proxy's own key for a stream. What a
+//! node knows beside that is for three things: to choose, to go on while Redis is away, and to bring
+//! back what Redis has lost.
+
+mod census;
+mod connection;
+mod events;
+mod json;
+mod keys;
+mod known;
+mod leases;
+mod link;
+mod loads;
+mod origins;
+mod scripts;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use redis::Value;
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
+
+pub use connection::RedisStartError;
+
+use self::{
+    json::{Session, to_json},
+    keys::Keys,
+    known::Known,
+    link::{Fault, Link},
+    loads::Loads,
+    scripts::{Context, Found},
+};
+use super::{
+    Balancer, BalancerError, Intent, OriginStatus, Page, PlaceRequest, Placement, PlacementStatus, Reachability,
+    decide::{Current, Verdict, decide},
+    holds::Holds,
+    records::Records,
+    registry::{Change, Registry},
+};
+use crate::{
+    config,
+    origin::{Origin, OriginId},
+    stream::StreamKey,
+};
+
+/// How often a placement is decided anew because somebody else was faster.
+const ATTEMPTS: usize = 8;
+/// The longest that a place request waits for an emptied Redis to be refilled, beside the deadlines.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Keeps origins and placements in Redis.
+pub struct RedisBalancer {
+    shared: Arc<Shared>,
+    /// Ended with the balancer.
+    _tasks: JoinSet<()>,
+}
+
+struct Shared {
+    config: config::Balancer,
+    /// How long a placement outlives the last word of those who use it or are about to.
+    lease: Duration,
+    timeout: Duration,
+    /// Tells this run of this node from others.
+    node: String,
+    keys: Keys,
+    link: Link,
+    state: Mutex<State>,
+    records: Mutex<Records>,
+    /// Held while origins are read; when the last reading began.
+    reading: tokio::sync::Mutex<Option<Instant>>,
+    listing: tokio::sync::Mutex<Option<census::Listing>>,
+    origins_changed: Notify,
+    leases_changed: Notify,
+    /// Whether what Redis may have lost is still to be brought back.
+    recovering: AtomicBool,
+    foreign: Foreign,
+}
+
+struct State {
+    origins: Registry,
+    members: origins::Members,
+    holds: Holds,
+    /// Holds and releases that Redis has not been told of.
+    unsaid: HashMap<StreamKey, leases::Released>,
+    known: Known,
+    loads: Loads,
+    /// The highest epoch that was ever seen.
+    floor: u64,
+    /// When Redis was lost. Until it is back, nothing expires: heartbeats may come to other nodes.
+    frozen: Option<Instant>,
+    /// Whether origins have been read at least once.
+    synced: bool,
+}
+
+impl RedisBalancer {
+    /// Starts to connect; operations wait for that, within their deadlines. Must be called within a
+    /// Tokio runtime.
+    pub fn start(config: &config::Balancer, redis: &config::Redis) -> Result<Self, RedisStartError> {
+        let keys = Keys::new(&redis.key_prefix);
+        let lease = config.placement_hold.max(config.connecting);
+        let shared = Arc::new(Shared {
+            link: Link::new(redis, &keys)?,
+            keys,
+            lease,
+            timeout: redis.timeout,
+            node: format!("{:016x}", rand::random::<u64>()),
+            state: Mutex::new(State {
+                origins: Registry::new(config.origin_ttl, config.max_origins),
+                members: HashMap::new(),
+                holds: Holds::default(),
+                unsaid: HashMap::new(),
+                known: Known::new(config.max_streams, lease),
+                loads: Loads::default(),
+                floor: 0,
+                frozen: None,
+                synced: false,
+            }),
+            records: Mutex::new(Records::new(config.max_streams)),
+            reading: tokio::sync::Mutex::default(),
+            listing: tokio::sync::Mutex::default(),
+            origins_changed: Notify::new(),
+            leases_changed: Notify::new(),
+            recovering: AtomicBool::new(true),
+            foreign: Foreign::default(),
+            config: config.clone(),
+        });
+        let mut tasks = JoinSet::new();
+        let task = || Arc::clone(&shared);
+        let (link, follow, leases, listen, count) = (task(), task(), task(), task(), task());
+        tasks.spawn(async move { link.link.keep_up(|| link.lost(), || link.back()).await });
+        tasks.spawn(async move { follow.follow_origins().await });
+        tasks.spawn(async move { leases.keep_leases().await });
+        tasks.spawn(async move { listen.listen().await });
+        tasks.spawn(async move { count.count().await });
+        Ok(Self { shared, _tasks: tasks })
+    }
+}
+
+impl Shared {
+    /// Runs `work` under the lock, and logs what changed after it.
+    fn with<T>(&self, work: impl FnOnce(&mut State, Instant, &mut Vec<Change>) -> T) -> T {
+        let mut changes = Vec::new();
+        let result = {
+            let mut state = lock(&self.state);
+            let now = state.frozen.unwrap_or_else(Instant::now);
+            let result = work(&mut state, now, &mut changes);
+            drop(state);
+            result
+        };
+        changes.iter().for_each(Change::log);
+        result
+    }
+
+    fn lost(&self) {
+        self.recovering.store(true, Ordering::Release);
+        self.with(|state, now, _| state.frozen = Some(now));
+    }
+
+    fn back(&self) {
+        self.origins_changed.notify_one();
+    }
+
+    fn is_synced(&self) -> bool {
+        self.with(|state, _, _| state.synced)
+    }
+
+    fn context(&self) -> Context<'_> {
+        Context { keys: &self.keys, node: &self.node, floor: self.with(|state, _, _| state.floor) }
+    }
+
+    /// Notes where Redis says that a stream is.
+    fn saw(&self, stream: &StreamKey, found: &Found) {
+        let Some(origin) = self.keys.server_id(&found.value) else { return };
+        self.with(|state, now, _| {
+            state.floor = state.floor.max(found.epoch);
+            state.holds.moved(stream, &origin, found.epoch);
+            state.known.saw(stream, &origin, found.epoch, now);
+        });
+    }
+
+    async fn look(&self, stream: &StreamKey) -> Result<Option<Found>, Fault> {
+        let answer = self.link.call(&self.context().look(stream, self.lease)).await?;
+        Ok(scripts::found(&answer))
+    }
+
+    async fn place(&self, request: PlaceRequest<'_>) -> Result<Placement, BalancerError> {
+        let stream = request.stream;
+        let mut found = match self.look(stream).await {
+            Ok(found) => found,
+            Err(fault) => return self.place_known(request, fault),
+        };
+        let mut read = false;
+        for _ in 0..ATTEMPTS {
+            let origin = found.as_ref().and_then(|found| self.keys.server_id(&found.value));
+            if let (Some(found), None) = (&found, &origin) {
+                self.foreign.warn(&self.keys.url(stream));
+                tracing::debug!(%stream, bytes = found.value.len(), "the placement names no server");
+            }
+            let unheard = origin.as_ref().is_some_and(|id| self.with(|state, _, _| state.origins.get(id).is_none()));
+            if unheard && !std::mem::replace(&mut read, true) {
+                let _ = self.refresh_origins().await;
+            }
+            let published = found.as_ref().is_some_and(|found| found.published);
+            match self.decide(request, origin.clone(), published) {
+                Err(BalancerError::NoOrigin { .. }) if !std::mem::replace(&mut read, true) => {
+                    let _ = self.refresh_origins().await;
+                }
+                Err(error) => return Err(error),
+                Ok(Verdict::Keep(origin)) => {
+                    if let Some(found) = &found {
+                        self.saw(stream, found);
+                    }
+                    let epoch = found.map_or(0, |found| found.epoch);
+                    return Ok(Placement { stream: stream.clone(), origin, epoch });
+                }
+                Ok(Verdict::Assign(to)) => {
+                    if found.is_none() {
+                        if let Some(at) = self.link.refilling() {
+                            sleep_until(at).await;
+                            found = self.look(stream).await?;
+                            continue;
+                        }
+                        self.check_room()?;
+                    }
+                    let call = self.context().assign(stream, found.as_ref(), &to.id(), self.lease);
+                    let (done, now) = match self.link.call(&call).await {
+                        Ok(answer) => scripts::verdict(&answer),
+                        Err(fault) => return self.place_known(request, fault),
+                    };
+                    if let (true, Some(now)) = (done, &now) {
+                        self.saw(stream, now);
+                        let (id, epoch) = (to.id(), now.epoch);
+                        self.with(|state, _, _| state.loads.placed(origin.as_ref(), &id));
+                        match origin {
+                            None => tracing::debug!(%stream, origin = %id, epoch, "stream placed"),
+                            Some(from) => tracing::info!(%stream, origin = %id, %from, epoch, "stream moved"),
+                        }
+                        return Ok(Placement { stream: stream.clone(), origin: to, epoch });
+                    }
+                    found = now;
+                }
+            }
+        }
+        Err(BalancerError::Unavailable("other nodes keep moving the stream: try again".into()))
+    }
+
+    fn decide(
+        &self,
+        request: PlaceRequest<'_>,
+        origin: Option<OriginId>,
+        published: bool,
+    ) -> Result<Verdict, BalancerError> {
+        self.with(|state, now, changes| {
+            state.origins.expire(now, changes);
+            let published = published || state.holds.users(request.stream).publishers > 0;
+            let current = origin.map(|origin| Current { origin, published });
+            let streams = |id: &OriginId| state.loads.count(id);
+            decide(&state.origins, streams, current.as_ref(), &request, self.config.policy, &mut rand::rng())
+        })
+    }
+
+    fn check_room(&self) -> Result<(), BalancerError> {
+        let total = self.with(|state, _, _| state.loads.total());
+        if total < self.config.max_streams {
+            return Ok(());
+        }
+        Err(BalancerError::Full(format!("{total} streams are placed, which is the limit (PROXY_MAX_STREAMS)")))
+    }
+
+    /// The placement as this node knows it, while Redis cannot be asked. None is made or moved.
+    fn place_known(&self, request: PlaceRequest<'_>, fault: Fault) -> Result<Placement, BalancerError> {
+        let stream = request.stream;
+        let known = self.with(|state, now, _| {
+            let held = state.holds.get(stream).map(|held| (held.origin.clone(), held.epoch));
+            held.or_else(|| state.known.get(stream, now))
+        });
+        let Some((origin, epoch)) = known else { return Err(fault.into()) };
+        // Better a suspect one than none: no other can be agreed on.
+        let usable = self.with(|state, _, _| state.origins.get(&origin).map(|entry| Arc::clone(&entry.origin)));
+        match usable.filter(|usable| usable.serves(request.protocol) && !request.avoid.contains(&origin)) {
+            Some(origin) => Ok(Placement { stream: stream.clone(), origin, epoch }),
+            None => Err(fault.into()),
+        }
+    }
+}
+
+#[async_trait]
+impl Balancer for RedisBalancer {
+    async fn register(&self, origin: Origin) -> Result<(), BalancerError> {
+        tracing::debug!(origin = %origin.id(), device = %origin.device_id, "heartbeat");
+        self.shared.register(origin).await
+    }
+
+    async fn origins(&self) -> Result<Vec<OriginStatus>, BalancerError> {
+        Ok(self.shared.with(|state, now, changes| {
+            state.origins.expire(now, changes);
+            let status = |(id, entry): (&OriginId, &super::registry::Entry)| OriginStatus {
+                origin: Arc::clone(&entry.origin),
+                state: entry.state(),
+                suspect_reason: entry.suspect_reason.clone(),
+                heartbeat_age: entry.heartbeat_age(now),
+                streams: state.loads.count(id),
+            };
+            state.origins.iter().map(status).collect()
+        }))
+    }
+
+    async fn report(&self, origin: &OriginId, seen: Reachability) {
+        self.shared.report(origin, seen).await;
+    }
+
+    async fn place(&self, request: PlaceRequest<'_>) -> Result<Placement, BalancerError> {
+        let limit = self.shared.timeout * 2 + PATIENCE;
+        timeout(limit, self.shared.place(request)).await.unwrap_or_else(|_| {
+            Err(BalancerError::Unavailable(format!("no placement within {limit:?}: Redis answers too slowly")))
+        })
+    }
+
+    fn hold(&self, placement: &Placement, intent: Intent) -> watch::Receiver<u64> {
+        self.shared.hold(placement, intent)
+    }
+
+    fn release(&self, stream: &StreamKey, intent: Intent) {
+        self.shared.release(stream, intent);
+    }
+
+    async fn placements(&self, page: Page) -> Result<(Vec<PlacementStatus>, usize), BalancerError> {
+        self.shared.page(page).await
+    }
+
+    async fn put_session(&self, id: &str, stream: &StreamKey, ttl: Duration) -> Result<(), BalancerError> {
+        let shared = &self.shared;
+        lock(&shared.records).put(id, stream, ttl, Instant::now())?;
+        let session = Session { stream_url: stream.as_str().into(), ufrag: id.into() };
+        let mut set = redis::cmd("SET");
+        set.arg(shared.keys.ufrag(id)).arg(to_json(&session)).arg("PX").arg(scripts::millis(ttl));
+        if let Err(fault) = shared.link.run(&set).await {
+            // This node still finds it, and it is this node to which most of its clients come.
+            tracing::warn!(%stream, "other nodes do not learn of a session: {}", fault.0);
+        }
+        Ok(())
+    }
+
+    async fn session(&self, id: &str) -> Result<Option<StreamKey>, BalancerError> {
+        let shared = &self.shared;
+        let key = shared.keys.ufrag(id);
+        match shared.link.run(redis::cmd("GET").arg(&key)).await {
+            Ok(Value::BulkString(json)) => {
+                let stream = Session::stream(&json);
+                if stream.is_none() {
+                    shared.foreign.warn("a session record");
+                }
+                Ok(stream)
+            }
+            Ok(_) => Ok(None),
+            Err(fault) => {
+                let kept = lock(&shared.records).get(id, Instant::now()).cloned();
+                kept.map_or_else(|| Err(fault.into()), |stream| Ok(Some(stream)))
+            }
+        }
+    }
+
+    async fn ready(&self) -> Result<(), BalancerError> {
+        self.shared.link.check()?;
+        if self.shared.is_synced() {
+            return Ok(());
+        }
+        Err(BalancerError::Unavailable("origins have not been read from Redis yet".into()))
+    }
+}
+
+/// Tells of what is in Redis and cannot be used, at a limited rate.
+#[derive(Debug, Default)]
+struct Foreign(Mutex<Option<Instant>>);
+
+impl Foreign {
+    const PERIOD: Duration = Duration::from_secs(10);
+
+    fn warn(&self, what: &str) {
+        self.say(&format!("{what}: neither the proxies nor the Go proxy wrote this; it is left out or replaced"));
+    }
+
+    fn say(&self, text: &str) {
+        let mut last = lock(&self.0);
+        if last.is_none_or(|last| last.elapsed() >= Self::PERIOD) {
+            *last = Some(Instant::now());
+            tracing::warn!("{text}");
+        } else {
+            tracing::debug!("{text}");
+        }
+    }
+}
+
+/// Nothing that runs under these locks panics on input; should it ever, the node goes on.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
