@@ -81,7 +81,7 @@ fn a_node_that_comes_back_at_another_address_is_found_by_its_name() {
     let mut next = 10..;
     let mut add = || {
         let namespace = network.add(next.next().expect("a host"));
-        network.resolve_at(&namespace, network.hub().mesh());
+        namespace.resolve_at(network.hub().mesh());
         namespace
     };
     let mut spaces: Vec<_> = (0..3).map(|_| add()).collect();

@@ -5,7 +5,7 @@
 //! The kernel could do this as well (netem), where it has that.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     io::ErrorKind,
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
@@ -70,23 +70,24 @@ async fn datagrams(front: Arc<UdpSocket>, node: SocketAddr, weather: Weather) {
     loop {
         while tasks.try_join_next().is_some() {}
         let Ok((length, from)) = front.recv_from(&mut buffer).await else { continue };
-        if !senders.contains_key(&from) {
-            let Ok(back) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await else { continue };
-            let back = Arc::new(back);
-            tasks.spawn(answers(Arc::clone(&back), Arc::clone(&front), from));
-            senders.insert(from, back);
-        }
+        let back = match senders.entry(from) {
+            Entry::Occupied(known) => Arc::clone(known.get()),
+            Entry::Vacant(new) => {
+                let Ok(back) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await else { continue };
+                let back = Arc::clone(new.insert(Arc::new(back)));
+                tasks.spawn(answers(Arc::clone(&back), Arc::clone(&front), from));
+                back
+            }
+        };
         if weather.loses() {
             continue;
         }
-        if let Some(back) = senders.get(&from).map(Arc::clone) {
-            let datagram = buffer[..length].to_vec();
-            tasks.spawn(async move {
-                sleep(weather.delay).await;
-                // The node may be down; then this is lost as well.
-                let _ = back.send_to(&datagram, node).await;
-            });
-        }
+        let datagram = buffer[..length].to_vec();
+        tasks.spawn(async move {
+            sleep(weather.delay).await;
+            // The node may be down; then this is lost as well.
+            let _ = back.send_to(&datagram, node).await;
+        });
     }
 }
 

@@ -66,6 +66,19 @@ impl Namespace {
         command.args(["netns", "exec", &self.name]).arg(program).env("PATH", with_sbin());
         command
     }
+
+    /// Lets what will run in it look names up at `server` only.
+    pub fn resolve_at(&self, server: Ipv4Addr) {
+        let dir = Path::new("/etc/netns").join(&self.name);
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("resolv.conf"), format!("nameserver {server}\noptions timeout:1\n")).unwrap();
+    }
+
+    /// Removes it, when nothing runs in it any more.
+    pub fn remove(&self) {
+        ip(&["netns", "del", &self.name]).unwrap_or_else(|error| panic!("{error}"));
+        let _ = fs::remove_dir_all(Path::new("/etc/netns").join(&self.name));
+    }
 }
 
 /// Why this machine cannot have such a network, if it cannot.
@@ -146,11 +159,6 @@ impl Network {
         Ok(node)
     }
 
-    /// Removes a namespace, in which nothing runs any more.
-    pub fn remove(&self, node: &Namespace) {
-        ip(&["netns", "del", &node.name]).unwrap_or_else(|error| panic!("{error}"));
-    }
-
     /// Cuts the mesh: these nodes here, the hub and all others there.
     pub fn split(&self, away: &[Namespace]) {
         away.iter().for_each(|node| self.plug(node, HALVES[1]));
@@ -164,13 +172,6 @@ impl Network {
     fn plug(&self, node: &Namespace, bridge: &str) {
         let port = port("mesh", node.host);
         ip(&["-n", &self.hub().name, "link", "set", &port, "master", bridge]).unwrap_or_else(|error| panic!("{error}"));
-    }
-
-    /// Lets what runs in the namespace look names up at `server` only.
-    pub fn resolve_at(&self, node: &Namespace, server: Ipv4Addr) {
-        let dir = Path::new("/etc/netns").join(&node.name);
-        fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join("resolv.conf"), format!("nameserver {server}\noptions timeout:1\n")).unwrap();
     }
 }
 

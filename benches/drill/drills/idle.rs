@@ -103,7 +103,7 @@ impl Usage {
 
     fn since(&self, before: &Self, seconds: f64) -> Rate {
         Rate {
-            core: (self.cpu - before.cpu).as_secs_f64() / seconds,
+            core: self.cpu.saturating_sub(before.cpu).as_secs_f64() / seconds,
             sent: (self.sent - before.sent) as f64 / seconds,
             packets: (self.packets - before.packets) as f64 / seconds,
         }

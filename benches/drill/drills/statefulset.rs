@@ -83,7 +83,7 @@ impl Set<'_> {
     fn new_place(&mut self) -> Place {
         let namespace = self.network.add(self.next_host);
         self.next_host += 1;
-        self.network.resolve_at(&namespace, self.network.hub().mesh());
+        namespace.resolve_at(self.network.hub().mesh());
         Place::inside(&namespace)
     }
 
@@ -110,7 +110,7 @@ impl Set<'_> {
         self.fleet.settled().await?;
         let took = started.elapsed();
         if let Some(old) = old {
-            self.network.remove(&old);
+            old.remove();
         }
         Ok(took)
     }
