@@ -11,9 +11,6 @@
 //! well. What is missing is skipped with a word. Origins and clients live in this process, and share
 //! the machine's cores with the nodes: times are upper bounds.
 
-// Everything here is on its way to a person at a terminal.
-#![allow(clippy::print_stdout)]
-
 mod api;
 mod client;
 mod drills;

@@ -26,7 +26,7 @@ use crate::{
 const SETUP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many frames a player may be behind.
 const BACKLOG: usize = 64;
-/// Times what a publisher has sent before.
+/// The type of a media message, and its payload.
 type Frame = (u8, Bytes);
 
 /// A listening origin, until it is dropped.
