@@ -30,8 +30,8 @@ cat >/dev/null
 for name in $(ip netns list | cut -d ' ' -f 1 | grep "^$1-"); do
     ip netns pids "$name" | xargs -r kill -9
     ip netns del "$name"
-    rm -rf "/etc/netns/$name"
 done
+rm -rf "/etc/netns/$1"-*
 "#;
 
 /// A hub, and namespaces around it. All of it is gone when this is dropped.
