@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# One proxy, two origins: publishes and plays through the proxy with ffmpeg, kills an origin, and
-# does it again. Ends with an error if anything is not as it should be.
+# A mesh of three proxies, two origins that register through different ones: publishes through one
+# proxy and plays through another at once with ffmpeg, kills a proxy and then an origin, and does it
+# again each time. Ends with an error if anything is not as it should be.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=deploy/packages.sh
@@ -12,9 +13,10 @@ PATH=$PATH:/usr/sbin
 work=$(mktemp -d)
 declare -A pids=()       # name -> process id
 declare -A rtmp_ports=() # origin -> port
-declare -A ids=()        # origin -> id, as the proxy knows it
-proxy_rtmp=
-proxy_api=
+declare -A ids=()        # origin -> id, as the nodes know it
+declare -A gossip_ports=() grpc_ports=() # node -> port
+declare -A rtmp=()       # proxy -> where clients connect to
+declare -A api=()        # proxy -> its system API
 
 cleanup() {
     local status=$? name
@@ -104,106 +106,145 @@ EOF
     fail "$name found no free port"
 }
 
-# register NAME: sends the heartbeat that SRS sends by itself.
+# start_node NAME SEEDS: a proxy. Where it gossips is in gossip_ports, where it answers the others in
+# grpc_ports.
+start_node() {
+    start "$1" env --chdir="$work" PROXY_RTMP_SERVER=127.0.0.1:0 PROXY_SYSTEM_API=127.0.0.1:0 \
+        PROXY_LOAD_BALANCER_TYPE=mesh PROXY_MESH_NODE_ID="$1" PROXY_MESH_SEEDS="$2" PROXY_MESH_KEY="$key" \
+        PROXY_MESH_GOSSIP_LISTEN="127.0.0.1:${gossip_ports[$1]}" \
+        PROXY_MESH_GRPC_LISTEN="127.0.0.1:${grpc_ports[$1]}" "$proxy"
+}
+
+node_is_ready() {
+    is_alive "$1" || fail "$1 ended"
+    local line
+    line=$(grep --max-count=1 'listening' "$work/$1.log") || return
+    rtmp[$1]=$(sed -n 's/.* rtmp="\{0,1\}\([0-9.:]*\).*/\1/p' <<<"$line")
+    api[$1]=$(sed -n 's/.* system_api="\{0,1\}\([0-9.:]*\).*/\1/p' <<<"$line")
+    [[ ${rtmp[$1]} && ${api[$1]} ]] || return
+    curl --fail --silent --max-time 5 --output /dev/null "http://${api[$1]}/readyz"
+}
+
+# agree COUNT NODE...: whether each of the nodes sees so many that serve, and all see the same.
+agree() {
+    local count=$1 node
+    shift
+    for node in "$@"; do
+        api "$node" cluster | jq --exit-status --argjson count "$count" '.settled and
+            ([.members[] | select(.live and .state == "serving" and .agrees)] | length == $count)' >/dev/null || return
+    done
+}
+
+# register ORIGIN NODE: sends the node the heartbeat that SRS sends by itself.
 register() {
     local name=$1 pid=${pids[$1]}
     ids[$name]="$name-run1-$pid"
     curl --fail --silent --show-error --max-time 5 --output /dev/null --header 'Content-Type: application/json' \
         --data "{\"device_id\":\"$name\",\"ip\":\"127.0.0.1\",\"server\":\"$name\",\"service\":\"run1\",
                  \"pid\":\"$pid\",\"rtmp\":[\"${rtmp_ports[$name]}\"]}" \
-        "http://$proxy_api/api/v1/srs/register"
+        "http://${api[$2]}/api/v1/srs/register"
 }
 
-proxy_listens() {
-    is_alive proxy || fail "the proxy ended"
-    local line
-    line=$(grep --max-count=1 'listening' "$work/proxy.log") || return
-    proxy_rtmp=$(sed -n 's/.* rtmp="\{0,1\}\([0-9.:]*\).*/\1/p' <<<"$line")
-    proxy_api=$(sed -n 's/.* system_api="\{0,1\}\([0-9.:]*\).*/\1/p' <<<"$line")
-    [[ $proxy_rtmp && $proxy_api ]]
-}
+has_origins() { [[ $(api "$1" origins | jq '.origins | length') == "$2" ]]; }
 
-# api PATH: asks the proxy.
-api() { curl --fail --silent --show-error --max-time 5 "http://$proxy_api/api/v1/proxy/$1"; }
+# api NODE PATH: asks a node.
+api() { curl --fail --silent --show-error --max-time 5 "http://${api[$1]}/api/v1/proxy/$2"; }
 
-# origin_of STREAM: the name of the origin on which somebody publishes it, if any.
+# origin_of NODE STREAM: the name of the origin on which somebody publishes it through the node, if any.
 origin_of() {
     local id name
-    id=$(api streams | jq -r --arg s "__defaultVhost__/live/$1" \
+    id=$(api "$1" streams | jq -r --arg s "__defaultVhost__/live/$2" \
         '.streams[] | select(.stream == $s and .publishers > 0) | .origin')
     for name in "${!ids[@]}"; do
         if [[ ${ids[$name]} == "$id" ]]; then echo "$name"; fi
     done
 }
 
-is_published() { [[ $(origin_of "$1") ]]; }
+is_published() { [[ $(origin_of "$1" "$2") ]]; }
 
-# publish STREAM TONE: a test picture and a tone, encoded and sent by ffmpeg.
+# publish NODE STREAM TONE: a test picture and a tone, encoded and sent by ffmpeg.
 publish() {
-    start "publisher-$1" ffmpeg -hide_banner -loglevel warning -re -f lavfi -i testsrc2=size=640x360:rate=25 \
-        -f lavfi -i "sine=frequency=$2" -c:v libx264 -preset ultrafast -tune zerolatency -threads 1 -g 25 \
-        -pix_fmt yuv420p -c:a aac -f flv "rtmp://$proxy_rtmp/live/$1"
-    wait_for 10 "$1 is published" is_published "$1"
-    echo "rtmp://$proxy_rtmp/live/$1 is published, and placed on $(origin_of "$1")"
+    start "publisher-$2" ffmpeg -hide_banner -loglevel warning -re -f lavfi -i testsrc2=size=640x360:rate=25 \
+        -f lavfi -i "sine=frequency=$3" -c:v libx264 -preset ultrafast -tune zerolatency -threads 1 -g 25 \
+        -pix_fmt yuv420p -c:a aac -f flv "rtmp://${rtmp[$1]}/live/$2"
+    wait_for 10 "$2 is published" is_published "$1" "$2"
+    echo "$2 is published through $1 (rtmp://${rtmp[$1]}/live/$2), and placed on $(origin_of "$1" "$2")"
 }
 
-# play STREAM: three seconds of it, decoded by ffprobe.
+# play NODE STREAM: three seconds of it, decoded by ffprobe.
 play() {
-    local url=rtmp://$proxy_rtmp/live/$1 seen video audio
+    local url=rtmp://${rtmp[$1]}/live/$2 seen video audio
     seen=$(timeout 20 ffprobe -v error -read_intervals '%+3' -count_frames \
         -show_entries stream=codec_name,width,height,nb_read_frames -of json "$url") || fail "$url does not play"
-    jq -r --arg url "$url" '"\($url) played: " + ([.streams[] | .codec_name
+    jq -r --arg what "$2 played through $1 ($url)" '"\($what): " + ([.streams[] | .codec_name
         + (if .width then " \(.width)x\(.height)" else "" end) + ", \(.nb_read_frames) frames"] | join("; "))' <<<"$seen"
     video=$(jq '[.streams[] | select(.codec_name == "h264") | .nb_read_frames | tonumber] | add // 0' <<<"$seen")
     audio=$(jq '[.streams[] | select(.codec_name == "aac") | .nb_read_frames | tonumber] | add // 0' <<<"$seen")
     ((video >= 40 && audio >= 80)) || fail "$url: $video frames of video and $audio of audio are too few"
 }
 
+# show NODE TITLE: what the node knows of the cluster.
 show() {
-    say "$1"
-    api origins | jq -r '"ORIGIN STATE STREAMS", (.origins[] | "\(.id) \(.state) \(.streams)")' | column -t
+    say "$2, as $1 says"
+    "$proxy" cluster status --api "http://${api[$1]}"
     echo
-    api streams | jq -r '"STREAM ORIGIN PUBLISHERS PLAYERS",
+    api "$1" origins | jq -r '"ORIGIN STATE STREAMS", (.origins[] | "\(.id) \(.state) \(.streams)")' | column -t
+    echo
+    api "$1" streams | jq -r '"STREAM ORIGIN PUBLISHERS PLAYERS",
         (.streams[] | "\(.stream) \(.origin) \(.publishers) \(.players)")' | column -t
 }
 
 say "Building the proxy"
 cargo build --release --locked
+proxy=$PWD/target/release/srs-proxy
 
-say "Starting two origins and the proxy"
+say "Starting two origins and three nodes"
 start_origin origin-a
 start_origin origin-b
-start proxy env --chdir="$work" PROXY_RTMP_SERVER=127.0.0.1:0 PROXY_SYSTEM_API=127.0.0.1:0 \
-    PROXY_LOAD_BALANCER_TYPE=memory "$PWD/target/release/srs-proxy"
-wait_for 10 "the proxy listens" proxy_listens
-register origin-a
-register origin-b
-echo "clients connect to rtmp://$proxy_rtmp; origins register at http://$proxy_api/api/v1/srs/register"
-[[ $(api origins | jq '.origins | length') == 2 ]] || fail "two origins should be registered"
+key=$(head --bytes=32 /dev/urandom | base64)
+seeds=
+for node in node-0 node-1 node-2; do
+    gossip_ports[$node]=$(free_port)
+    grpc_ports[$node]=$(free_port)
+    seeds+=127.0.0.1:${gossip_ports[$node]},
+done
+for node in node-0 node-1 node-2; do start_node "$node" "${seeds%,}"; done
+for node in node-0 node-1 node-2; do wait_for 15 "$node is ready" node_is_ready "$node"; done
+wait_for 15 "the nodes see each other" agree 3 node-0 node-1 node-2
+register origin-a node-0
+register origin-b node-1
+for node in node-0 node-1 node-2; do wait_for 5 "$node knows both origins" has_origins "$node" 2; done
+echo "origin-a has registered through node-0, origin-b through node-1; all three nodes know both"
 
-say "Publishing two streams through the proxy"
-publish movie 440
-publish concert 660
-lost=$(origin_of movie)
-left=$(origin_of concert)
+say "Publishing through node-0, playing through node-2 at once"
+publish node-0 movie 440
+play node-2 movie
+publish node-2 concert 660
+play node-1 concert
+lost=$(origin_of node-0 movie)
+left=$(origin_of node-2 concert)
 [[ $lost != "$left" ]] || fail "both streams are on $lost"
+show node-2 "What the nodes know"
 
-say "Playing both back through the proxy"
-play movie
-play concert
-show "What the proxy knows"
+say "Killing node-1"
+stop node-1
+publish node-2 news 880
+play node-0 news
+play node-2 movie
+is_alive publisher-movie || fail "the movie was interrupted"
+is_alive publisher-concert || fail "the concert was interrupted"
+wait_for 15 "the nodes that are left see each other" agree 2 node-0 node-2
+show node-0 "What the nodes know without node-1"
 
 say "Killing $lost, which holds the movie, and publishing the movie again"
 stop "$lost"
 # The encoder notices that its connection is gone, as OBS does; OBS would come back by itself.
 wait_for 5 "the encoder is disconnected" is_gone publisher-movie
-publish movie 440
-[[ $(origin_of movie) == "$left" ]] || fail "the movie is not on $left"
-
-say "Playing both again"
-play movie
-play concert
+publish node-0 movie 440
+[[ $(origin_of node-0 movie) == "$left" ]] || fail "the movie is not on $left"
+play node-2 movie
+play node-0 concert
 is_alive publisher-concert || fail "the concert was interrupted"
-show "What the proxy knows now"
+show node-2 "What the nodes know now"
 
 say "Everything was as it should be."

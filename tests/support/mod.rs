@@ -6,11 +6,14 @@
 // Each test binary uses its own part of this.
 #![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod dnsmasq;
 pub mod ffmpeg;
 pub mod gstreamer;
 pub mod hook;
 pub mod http;
 pub mod media;
+pub mod mesh;
+pub mod netns;
 pub mod nginx;
 pub mod ports;
 pub mod process;

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -48,21 +48,26 @@ pub struct Stream {
 impl Nginx {
     /// Starts an origin and waits until it listens.
     pub fn start() -> Self {
-        Self::start_with(None)
+        Self::start_with(None, Ipv4Addr::LOCALHOST)
+    }
+
+    /// Starts an origin that listens on another address of this machine or namespace.
+    pub fn start_on(address: Ipv4Addr) -> Self {
+        Self::start_with(None, address)
     }
 
     /// Starts an origin whose application `hooked` asks the hook about publishers and players.
     pub fn start_with_hook(hook: &Hook) -> Self {
-        Self::start_with(Some(hook.address()))
+        Self::start_with(Some(hook.address()), Ipv4Addr::LOCALHOST)
     }
 
-    fn start_with(hook: Option<SocketAddr>) -> Self {
+    fn start_with(hook: Option<SocketAddr>, address: Ipv4Addr) -> Self {
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let server_id = format!("vid-{}-{number}", std::process::id());
         // A port can be taken between the choice and nginx's bind.
         for _ in 0..10 {
             let dir = tempfile::tempdir().unwrap();
-            let (rtmp, http) = (free_port(), free_port());
+            let [rtmp, http] = [free_port(), free_port()].map(|free| SocketAddr::from((address, free.port())));
             fs::write(dir.path().join("nginx.conf"), configuration(rtmp, http, hook)).unwrap();
             let process = run(&dir);
             let mut origin = Self { dir, process, rtmp, http, server_id: server_id.clone(), run: 1 };

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::{
     http,
+    netns::Namespace,
     nginx::{Nginx, heartbeat},
     process::Process,
     wait::{LIMIT, wait_for, wait_for_some},
@@ -34,9 +35,17 @@ impl Proxy {
 
     /// Starts a proxy with further settings.
     pub fn start_with(settings: &[(&str, &str)]) -> Self {
+        Self::run(Command::new(env!("CARGO_BIN_EXE_srs-proxy")), settings)
+    }
+
+    /// Starts a proxy in a namespace.
+    pub fn start_in(namespace: &Namespace, settings: &[(&str, &str)]) -> Self {
+        Self::run(namespace.command(env!("CARGO_BIN_EXE_srs-proxy")), settings)
+    }
+
+    fn run(mut command: Command, settings: &[(&str, &str)]) -> Self {
         // An empty directory, because the proxy reads `.env` where it is started.
         let dir = tempfile::tempdir().unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_srs-proxy"));
         command.current_dir(dir.path());
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PROXY_")) {
             command.env_remove(name);
