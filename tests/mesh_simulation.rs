@@ -37,8 +37,8 @@ fn simulate(seed: u64, trouble: Trouble) -> Result<Summary, String> {
         }
         tokio::spawn(world.clone().clients());
         world.trouble(&names, Duration::from_secs(15)).await;
-        let seen = world.agree(&names).await;
-        world.failure().map_or(Ok(seen), Err)
+        let summary = world.agree(&names).await;
+        world.failure().map_or(Ok(summary), Err)
     })
 }
 
@@ -61,19 +61,19 @@ fn try_seeds(trouble: Trouble) -> Summary {
                         if seed >= end {
                             return;
                         }
-                        let seen = match simulate(seed, trouble) {
-                            Ok(seen) => seen,
+                        let one = match simulate(seed, trouble) {
+                            Ok(one) => one,
                             Err(failure) => {
                                 next.store(end, Ordering::Relaxed);
                                 panic!("{failure}");
                             }
                         };
                         let mut total = total.lock().unwrap();
-                        total.placed += seen.placed;
-                        total.refused += seen.refused;
-                        total.conflicts += seen.conflicts;
-                        total.claims += seen.claims;
-                        total.adopted += seen.adopted;
+                        total.placed += one.placed;
+                        total.refused += one.refused;
+                        total.conflicts += one.conflicts;
+                        total.claims += one.claims;
+                        total.adopted += one.adopted;
                     }
                 })
             })

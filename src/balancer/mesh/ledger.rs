@@ -315,13 +315,10 @@ impl Ledger {
         if !self.conflicts.contains_key(stream) {
             return false;
         }
-        let known = self.all(stream);
-        let Some(winner) = known.first().cloned() else { return false };
-        let highest = self.highest(stream);
-        let agreed = known.iter().all(|record| record.origin == winner.origin);
-        let epoch = if agreed { highest } else { highest + 1 };
+        let Some(winner) = self.get(stream).cloned() else { return false };
+        let epoch = self.highest(stream) + 1;
         self.write(stream, &winner.origin, epoch, winner.since, stamp, now);
-        !agreed
+        true
     }
 
     /// Sees to it that sessions of this node on `origin` are accounted for: if no record names it, and
@@ -484,7 +481,7 @@ impl Ledger {
             entry.records.iter().any(by) || current.as_ref().is_some_and(|current| current.origin == before.origin)
         };
         let doubt = !all_before.iter().all(replaced);
-        let conflict = entry.records.len() > 1;
+        let conflict = !agreed;
         let conflicted = self.conflicts.contains_key(stream);
 
         if before.as_ref().map(|r| &r.origin) != current.as_ref().map(|r| &r.origin) {

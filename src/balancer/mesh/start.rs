@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     MeshBalancer,
     gossip::{self, Feed, GossipBoard},
+    message::NodeState,
     node::{Node, Settings},
     port::Answer,
     rpc::{
@@ -116,7 +117,11 @@ async fn live(
 ) {
     tokio::select! {
         () = stop.cancelled() => {}
-        () = node.run(feed) => tracing::error!("gossip ended by a fault of this program"),
+        () = Arc::clone(&node).run(feed) => {
+            if *node.phase().borrow() != NodeState::Left {
+                tracing::error!("gossip ended by a fault of this program");
+            }
+        }
         () = server.serve(listener, stop.child_token()) => {}
     }
 }

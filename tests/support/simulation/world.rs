@@ -498,9 +498,9 @@ impl World {
             let uses: Vec<Use> =
                 self.with(|state| state.uses.values().filter(|used| used.stream == key).cloned().collect());
             let mut answers = BTreeSet::new();
-            // Nodes that remember that the stream ended once lift its epoch when they ask.
-            for (n, (_, balancer)) in runs.iter().chain(&runs).enumerate() {
-                if n == runs.len() {
+            // Nodes that remember that the stream ended once have its epoch lifted when they ask.
+            for (n, (_, balancer)) in std::iter::repeat_n(&runs, 4).flatten().enumerate() {
+                if n % runs.len() == 0 {
                     answers.clear();
                 }
                 let request = PlaceRequest { stream: &key, protocol: Protocol::Rtmp, intent: Intent::Play, avoid: &[] };

@@ -187,7 +187,15 @@ impl<B: Board, P: Peers> Node<B, P> {
     }
 
     fn placed(&self, ask: &Ask, record: &Record) -> Result<Placement, BalancerError> {
-        self.with(|state, _| state.placement(&ask.stream, record)).ok_or_else(|| {
+        let placement = self.with(|state, _| {
+            // The answer may be older than what this node knows by now.
+            let later = state.ledger.agreed(&ask.stream).filter(|known| known.supersedes(record));
+            let later = later.and_then(|later| state.placement(&ask.stream, later));
+            later
+                .filter(|later| later.origin.serves(ask.protocol) && !ask.avoid.contains(&later.origin.id()))
+                .or_else(|| state.placement(&ask.stream, record))
+        });
+        placement.ok_or_else(|| {
             BalancerError::Unavailable(format!("the origin {} of the stream is gone; try again", record.origin))
         })
     }

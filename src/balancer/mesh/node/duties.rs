@@ -33,6 +33,8 @@ pub(super) const BATCH: usize = 500;
 const COLLECT: Duration = Duration::from_millis(5);
 /// How long a conflict waits for all nodes to see the same, before it is settled anyway (rule 9).
 const UNSETTLED_CONFLICT: Duration = Duration::from_secs(2);
+/// How long a conflict lasts before those who see it tell the home of it, and how often.
+const TELL_CONFLICTS: Duration = Duration::from_secs(1);
 /// Streams on one page of a snapshot.
 const PAGE: usize = 2_000;
 /// How many nodes keep a short-lived record, and how many are asked for it.
@@ -51,6 +53,31 @@ impl<B: Board, P: Peers> Node<B, P> {
                 tokio::task::yield_now().await;
             }
             self.settle_conflicts().await;
+            self.tell_conflicts().await;
+        }
+    }
+
+    /// Tells homes of conflicts that they may not see (rule 9).
+    async fn tell_conflicts(self: &Arc<Self>) {
+        let told = self.with(|state, now| {
+            let mut told: BTreeMap<NodeId, Vec<(StreamKey, Record)>> = BTreeMap::new();
+            if state.conflicts_told.is_some_and(|at| now.saturating_duration_since(at) < TELL_CONFLICTS) {
+                return told;
+            }
+            state.conflicts_told = Some(now);
+            let long = |since: Instant| now.saturating_duration_since(since) >= TELL_CONFLICTS;
+            for (stream, _) in state.ledger.conflicts().filter(|(_, since)| long(*since)).take(BATCH) {
+                if let Some(home) = state.view.home(stream.as_str(), &[]).filter(|home| home != self.id()) {
+                    let records = state.ledger.all(stream).into_iter();
+                    told.entry(home).or_default().extend(records.map(|record| (stream.clone(), record)));
+                }
+            }
+            told
+        });
+        for (home, records) in told {
+            if let Some(home) = self.with(|state, _| state.view.address(&home)) {
+                let _ = self.call(&home, Request::Tell { records, adopt: false }).await;
+            }
         }
     }
 

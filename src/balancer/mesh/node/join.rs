@@ -46,13 +46,17 @@ impl<B: Board, P: Peers> Node<B, P> {
     async fn join(&self) {
         let started = Instant::now();
         loop {
-            let (serving, first) = self.with(|state, _| {
+            let (informed, first) = self.with(|state, _| {
                 let live = || state.view.members().filter(|(_, member)| member.is_live());
-                let serving = live().filter(|(_, m)| m.info.as_ref().is_some_and(|i| i.state == NodeState::Serving));
-                let serving: Vec<_> = serving.filter_map(|(node, _)| state.view.address(node)).collect();
-                (serving, live().next().map(|(node, _)| node > self.id()))
+                let all = |phase| {
+                    let all = live().filter(move |(_, m)| m.info.as_ref().is_some_and(|info| info.state == phase));
+                    all.filter_map(|(node, _)| state.view.address(node))
+                };
+                // One that drains knows as much, and may be the last that knows anything.
+                let informed: Vec<_> = all(NodeState::Serving).chain(all(NodeState::Draining)).collect();
+                (informed, live().next().map(|(node, _)| node > self.id()))
             });
-            for node in serving {
+            for node in informed {
                 if self.take_snapshot(&node).await {
                     return self.enter(NodeState::Serving);
                 }

@@ -72,6 +72,8 @@ pub(in crate::balancer::mesh) struct State {
     pub to_renew: BTreeSet<StreamKey>,
     /// For streams whose origin this node has not heard of: since when.
     pub unheard: std::collections::BTreeMap<StreamKey, Instant>,
+    /// When homes were told of conflicts last.
+    pub conflicts_told: Option<Instant>,
     pub counters: Counters,
     /// What is to be logged of the origins.
     pub changes: Vec<Change>,
@@ -106,6 +108,7 @@ impl State {
             sessions: Records::new(settings.max_streams),
             to_renew: BTreeSet::new(),
             unheard: std::collections::BTreeMap::new(),
+            conflicts_told: None,
             counters: Counters::default(),
             changes: Vec::new(),
             rng: StdRng::seed_from_u64(settings.seed),
