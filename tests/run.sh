@@ -87,6 +87,12 @@ hevc() {
     FFMPEG=$ffmpeg cargo test --locked --test e2e_faithful hevc
 }
 
+# Thousands of runs of the mesh, each from a seed of its own; a failure prints the seed.
+simulation() {
+    SIMULATION_SEEDS=${SIMULATION_SEEDS:-2000} cargo test --locked --profile simulation --test mesh_simulation -- \
+        --nocapture --test-threads 1
+}
+
 kubernetes() {
     local said=target/k8s.log reason
     mkdir -p target
@@ -104,4 +110,5 @@ step "dependencies" deny
 step "kubernetes" kubernetes
 step "documentation tests" cargo test --locked --doc
 step "tests" tests
+step "simulation" simulation
 step "tests of HEVC" hevc

@@ -1,4 +1,4 @@
-//! How a node begins and ends (rules 10 and 11).
+//! How a node begins and ends (rules 12 and 13).
 
 use std::{sync::Arc, time::Duration};
 
