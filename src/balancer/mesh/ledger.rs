@@ -319,7 +319,8 @@ impl Ledger {
         let Some(winner) = known.first().cloned() else { return false };
         let highest = self.highest(stream);
         let agreed = known.iter().all(|record| record.origin == winner.origin);
-        let epoch = if agreed { highest } else { highest + 1 };
+        // Sessions of a stream that ended before may have been given an epoch up to the floor.
+        let epoch = if agreed { highest } else { highest.max(self.ended.floor(stream)) + 1 };
         self.write(stream, &winner.origin, epoch, winner.since, stamp, now);
         !agreed
     }
