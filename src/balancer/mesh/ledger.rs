@@ -377,12 +377,14 @@ impl Ledger {
             if publishers == 0 && players == 0 {
                 entry.leases.remove(node);
                 if entry.leases.is_empty() {
-                    entry.kept = hold;
+                    // Another client may have asked since.
+                    entry.kept = entry.kept.max(hold);
                 }
             } else {
-                entry.kept = now;
                 let lease = Lease { published: publishers > 0, origin: record.origin.clone(), until };
-                entry.leases.insert(node.clone(), lease);
+                if entry.leases.insert(node.clone(), lease).is_none() {
+                    entry.kept = now;
+                }
             }
         });
         self.refresh(stream, stamp, now);
