@@ -541,19 +541,22 @@ impl Ledger {
         }
     }
 
-    /// Ends the placement of this node that was unused longest, if there is no room for another.
+    /// Ends as many placements of this node, those first that were unused longest, as make room for
+    /// another; none if that does not.
     fn make_room(&mut self, now: Instant) -> Result<(), BalancerError> {
-        while self.streams.len() >= self.capacity {
-            let unused = self.due.iter().map(|(_, stream)| stream).find(|stream| {
-                self.is_own(stream) && self.streams.get(stream).is_some_and(|entry| entry.leases.is_empty())
-            });
-            let Some(unused) = unused.cloned() else {
-                return Err(BalancerError::Full(format!(
-                    "{} streams are placed and in use, which is the limit (PROXY_MAX_STREAMS)",
-                    self.streams.len()
-                )));
-            };
-            self.edit(&unused, now, |entry| entry.records.clear());
+        let needed = (self.streams.len() + 1).saturating_sub(self.capacity);
+        let unused = self.due.iter().map(|(_, stream)| stream).filter(|stream| {
+            self.is_own(stream) && self.streams.get(*stream).is_some_and(|entry| entry.leases.is_empty())
+        });
+        let unused: Vec<_> = unused.take(needed).cloned().collect();
+        if unused.len() < needed {
+            return Err(BalancerError::Full(format!(
+                "{} streams are placed and in use, which is the limit (PROXY_MAX_STREAMS)",
+                self.streams.len()
+            )));
+        }
+        for stream in unused {
+            self.edit(&stream, now, |entry| entry.records.clear());
         }
         Ok(())
     }
