@@ -580,3 +580,6 @@ impl Entry {
         leases.chain(records).chain(own).min()
     }
 }
+
+#[cfg(test)]
+mod tests;
