@@ -217,3 +217,6 @@ impl Facts {
         Self { joined, learned, posted: None }
     }
 }
+
+#[cfg(test)]
+mod tests;
