@@ -12,6 +12,11 @@ const LEASE: Duration = Duration::from_secs(15);
 const CAPACITY: usize = 4;
 const MOMENT: Duration = Duration::from_millis(1);
 
+/// A moment before a time.
+fn before(time: Duration) -> Duration {
+    time.saturating_sub(MOMENT)
+}
+
 fn stream(n: u8) -> StreamKey {
     StreamKey::from_shared(&format!("v/app/{n}")).unwrap()
 }
@@ -119,10 +124,10 @@ impl Scene {
 fn a_placement_waits_for_the_client_that_asked_for_it() {
     let mut scene = Scene::new();
     scene.assign(1, 1).unwrap();
-    assert!(scene.at(CONNECTING - MOMENT).knows(1));
+    assert!(scene.at(before(CONNECTING)).knows(1));
     scene.ledger.keep(&stream(1), scene.now);
-    assert!(scene.at(CONNECTING * 2 - MOMENT * 2).knows(1), "another asked for it");
-    assert!(!scene.at(CONNECTING * 2 - MOMENT).knows(1));
+    assert!(scene.at(before(before(CONNECTING * 2))).knows(1), "another asked for it");
+    assert!(!scene.at(before(CONNECTING * 2)).knows(1));
 }
 
 #[test]
@@ -130,13 +135,13 @@ fn a_client_that_asked_is_waited_for_though_sessions_of_others_end_meanwhile() {
     let mut scene = Scene::new();
     scene.assign(1, 1).unwrap();
     scene.lease(1, 2, 0, 0);
-    assert!(scene.at(CONNECTING - MOMENT).knows(1), "it was never used");
+    assert!(scene.at(before(CONNECTING)).knows(1), "it was never used");
     scene.lease(1, 1, 1, 0);
     scene.ledger.keep(&stream(1), scene.now);
-    let asked = CONNECTING - MOMENT;
+    let asked = before(CONNECTING);
     scene.at(asked + secs(1)).lease(1, 1, 1, 0);
     scene.at(asked + secs(2)).lease(1, 1, 0, 0);
-    assert!(scene.at(asked + CONNECTING - MOMENT).knows(1));
+    assert!(scene.at(before(asked + CONNECTING)).knows(1));
     assert!(!scene.at(asked + CONNECTING).knows(1));
 }
 
@@ -150,19 +155,19 @@ fn a_placement_outlives_its_last_session_by_the_hold() {
     scene.at(secs(14)).lease(1, 1, 0, 0);
     assert!(scene.at(secs(28)).knows(1), "node 2 still has a player");
     scene.lease(1, 2, 0, 0);
-    assert!(scene.at(secs(28) + HOLD - MOMENT).knows(1));
+    assert!(scene.at(before(secs(28) + HOLD)).knows(1));
     assert!(!scene.at(secs(28) + HOLD).knows(1));
 }
 
 #[test]
 fn a_lease_that_is_not_renewed_ended_when_it_lapsed_however_late_that_is_noticed() {
-    for noticed in [LEASE, LEASE + HOLD - MOMENT] {
+    for noticed in [LEASE, before(LEASE + HOLD)] {
         let mut scene = Scene::new();
         scene.assign(1, 1).unwrap();
         scene.at(secs(1)).lease(1, 1, 0, 1);
         scene.at(secs(2)).lease(1, 1, 0, 1);
         assert!(scene.at(noticed).knows(1));
-        assert!(scene.at(secs(2) + LEASE + HOLD - MOMENT).knows(1), "{noticed:?}");
+        assert!(scene.at(before(secs(2) + LEASE + HOLD)).knows(1), "{noticed:?}");
         assert!(!scene.at(secs(2) + LEASE + HOLD).knows(1), "{noticed:?}");
     }
 }
@@ -176,7 +181,7 @@ fn a_stream_has_a_publisher_for_as_long_as_a_lease_says_so() {
     assert!(published(&scene));
     scene.lease(1, 2, 0, 1);
     assert!(published(&scene));
-    scene.at(LEASE - MOMENT).lease(1, 2, 0, 1);
+    scene.at(before(LEASE)).lease(1, 2, 0, 1);
     assert!(published(&scene));
     assert!(!published(scene.at(LEASE)), "its node did not renew");
     scene.lease(1, 2, 1, 1);
@@ -226,7 +231,7 @@ fn what_a_lost_node_wrote_counts_for_as_long_as_its_sessions_may() {
         scene.merge(2, &record(2, 1, 1, 1), Some(7));
         assert!(scene.at(kept * 10).knows(1), "its writer keeps it posted");
         scene.ledger.orphan(&node(1), scene.now);
-        assert!(scene.at(kept * 11 - MOMENT).knows(1));
+        assert!(scene.at(before(kept * 11)).knows(1));
         if let Some(run) = &seen_again {
             scene.ledger.reclaim(run, scene.now);
         }
@@ -242,7 +247,7 @@ fn a_record_that_is_known_by_hearsay_counts_until_it_should_have_been_posted() {
     scene.merge(1, &said, None);
     scene.merge(2, &said, None);
     scene.merge(2, &said, Some(1));
-    assert!(scene.at(UNPOSTED - MOMENT).knows(1));
+    assert!(scene.at(before(UNPOSTED)).knows(1));
     scene.merge(1, &said, None);
     assert!(!scene.at(UNPOSTED).knows(1), "to be told twice makes it no truer");
     assert!(scene.knows(2), "its writer has it on the board");

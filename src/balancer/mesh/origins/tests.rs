@@ -6,6 +6,11 @@ const TTL: Duration = Duration::from_mins(5);
 const CAPACITY: usize = 4;
 const MOMENT: Duration = Duration::from_millis(1);
 
+/// A moment before a time.
+fn before(time: Duration) -> Duration {
+    time.saturating_sub(MOMENT)
+}
+
 fn origin(server: &str, pid: u64, address: &str) -> Origin {
     let (ip, port) = address.rsplit_once(':').unwrap();
     let body = format!(r#"{{"ip":"{ip}","server":"{server}","service":"s","pid":"{pid}","rtmp":["{port}"]}}"#);
@@ -158,7 +163,7 @@ fn the_age_of_a_heartbeat_that_is_told_counts() {
     let mut scene = Scene::new(TTL);
     scene.learn(std::slice::from_ref(&facts), age);
     assert_eq!(scene.origins.all(scene.now)[0].1, age);
-    assert!(scene.at(Duration::from_mins(1) - MOMENT).expire().is_empty());
+    assert!(scene.at(before(Duration::from_mins(1))).expire().is_empty());
     assert!(scene.state("a-s-1").is_some());
     scene.at(Duration::from_mins(1)).expire();
     assert!(scene.state("a-s-1").is_none());
@@ -262,7 +267,7 @@ fn what_is_known_of_an_origin_outlives_it_and_ends() {
     scene.beat(origin("a", 1, "10.0.0.1:1935"));
     let id = OriginId::from("a-s-1");
     let kept = TTL * 2 + MAX_UNTOLD;
-    assert!(scene.at(kept - MOMENT).expire().is_empty());
+    assert!(scene.at(before(kept)).expire().is_empty());
     assert!(scene.registered().is_empty() && scene.origins.facts(&id).is_some());
     assert_eq!(scene.at(kept).expire(), std::slice::from_ref(&id));
     assert!(scene.origins.facts(&id).is_none() && scene.posts().is_empty());

@@ -8,6 +8,11 @@ const FRESH: Duration = Duration::from_secs(2);
 const CALM: Duration = Duration::from_secs(1);
 const MOMENT: Duration = Duration::from_millis(1);
 
+/// A moment before a time.
+fn before(time: Duration) -> Duration {
+    time.saturating_sub(MOMENT)
+}
+
 fn node(n: usize) -> NodeId {
     format!("n{n}").as_str().into()
 }
@@ -184,7 +189,7 @@ fn a_view_is_settled_once_all_agree_and_nothing_has_changed_for_a_while() {
     view.set_info(&run(1, 1), info(NodeState::Serving, hash), start);
     assert!(!view.settled(CALM, start + CALM), "node 2 still does");
     view.set_info(&run(2, 1), info(NodeState::Serving, hash), start);
-    assert!(!view.settled(CALM, start + CALM - MOMENT));
+    assert!(!view.settled(CALM, start + before(CALM)));
     assert!(view.settled(CALM, start + CALM));
 
     assert!(view.settled(CALM, start + FRESH));
@@ -221,7 +226,7 @@ fn each_change_of_who_serves_or_lives_begins_the_calm_anew() {
     let changed = view.set_live(&[run(1, 1)].into(), later);
     assert_eq!(changed, Changed { gone: vec![node(2)], seen: vec![], serving: true });
     agree(&mut view, &[1], later);
-    assert!(!view.settled(CALM, later + CALM - MOMENT));
+    assert!(!view.settled(CALM, later + before(CALM)));
     assert!(view.settled(CALM, later + CALM));
 }
 
@@ -242,7 +247,7 @@ fn a_node_that_died_is_asked_for_a_while_and_may_come_back() {
     let start = Instant::now();
     let mut view = view_of(&[1, 2], start);
     view.set_live(&[run(2, 1)].into(), start);
-    assert_eq!(consulted(&view, start + REMEMBERED - MOMENT), [node(1), node(2)]);
+    assert_eq!(consulted(&view, start + before(REMEMBERED)), [node(1), node(2)]);
     assert_eq!(consulted(&view, start + REMEMBERED), [node(2)]);
     let changed = view.set_live(&[run(1, 1), run(2, 1)].into(), start + REMEMBERED);
     assert_eq!(changed, Changed { gone: vec![], seen: vec![run(1, 1)], serving: true });
@@ -279,7 +284,7 @@ fn a_node_that_does_not_answer_is_left_alone_for_a_while_or_until_it_does() {
     let now = Instant::now();
     let mut view = view_of(&[1], now);
     view.answered(&node(1), false, now);
-    assert!(view.is_unresponsive(&node(1), now + UNRESPONSIVE - MOMENT));
+    assert!(view.is_unresponsive(&node(1), now + before(UNRESPONSIVE)));
     assert!(!view.is_unresponsive(&node(1), now + UNRESPONSIVE));
     assert_eq!(consulted(&view, now), [node(1)], "but it is asked where it counts");
     view.answered(&node(1), true, now);
