@@ -316,7 +316,8 @@ impl Ledger {
             return false;
         }
         let Some(winner) = self.get(stream).cloned() else { return false };
-        let epoch = self.highest(stream) + 1;
+        // Sessions of a stream that ended before may have been given an epoch up to the floor.
+        let epoch = self.highest(stream).max(self.ended.floor(stream)) + 1;
         self.write(stream, &winner.origin, epoch, winner.since, stamp, now);
         true
     }
@@ -373,12 +374,14 @@ impl Ledger {
             if publishers == 0 && players == 0 {
                 entry.leases.remove(node);
                 if entry.leases.is_empty() {
-                    entry.kept = hold;
+                    // Another client may have asked since.
+                    entry.kept = entry.kept.max(hold);
                 }
             } else {
-                entry.kept = now;
                 let lease = Lease { published: publishers > 0, origin: record.origin.clone(), until };
-                entry.leases.insert(node.clone(), lease);
+                if entry.leases.insert(node.clone(), lease).is_none() {
+                    entry.kept = now;
+                }
             }
         });
         self.refresh(stream, stamp, now);
@@ -482,6 +485,8 @@ impl Ledger {
         };
         let doubt = !all_before.iter().all(replaced);
         let conflict = !agreed;
+        let place = |record: &Record| (record.origin.clone(), record.epoch);
+        let moved = before.as_ref().map(place) != current.as_ref().map(place);
         let conflicted = self.conflicts.contains_key(stream);
 
         if before.as_ref().map(|r| &r.origin) != current.as_ref().map(|r| &r.origin) {
@@ -519,7 +524,7 @@ impl Ledger {
                 }
             }
             // While records contradict each other, nobody is sent away.
-            Some(current) if agreed && !doubt && (conflicted || before.as_ref() != Some(&current)) => {
+            Some(current) if agreed && !doubt && (conflicted || moved) => {
                 self.effects.push(Effect::Known(stream.clone(), current));
             }
             Some(_) => {}
@@ -535,19 +540,22 @@ impl Ledger {
         }
     }
 
-    /// Ends the placement of this node that was unused longest, if there is no room for another.
+    /// Ends as many placements of this node, those first that were unused longest, as make room for
+    /// another; none if that does not.
     fn make_room(&mut self, now: Instant) -> Result<(), BalancerError> {
-        while self.streams.len() >= self.capacity {
-            let unused = self.due.iter().map(|(_, stream)| stream).find(|stream| {
-                self.is_own(stream) && self.streams.get(stream).is_some_and(|entry| entry.leases.is_empty())
-            });
-            let Some(unused) = unused.cloned() else {
-                return Err(BalancerError::Full(format!(
-                    "{} streams are placed and in use, which is the limit (PROXY_MAX_STREAMS)",
-                    self.streams.len()
-                )));
-            };
-            self.edit(&unused, now, |entry| entry.records.clear());
+        let needed = (self.streams.len() + 1).saturating_sub(self.capacity);
+        let unused = self.due.iter().map(|(_, stream)| stream).filter(|stream| {
+            self.is_own(stream) && self.streams.get(*stream).is_some_and(|entry| entry.leases.is_empty())
+        });
+        let unused: Vec<_> = unused.take(needed).cloned().collect();
+        if unused.len() < needed {
+            return Err(BalancerError::Full(format!(
+                "{} streams are placed and in use, which is the limit (PROXY_MAX_STREAMS)",
+                self.streams.len()
+            )));
+        }
+        for stream in unused {
+            self.edit(&stream, now, |entry| entry.records.clear());
         }
         Ok(())
     }
@@ -571,3 +579,6 @@ impl Entry {
         leases.chain(records).chain(own).min()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,6 +32,8 @@ pub(super) struct Origins {
     capacity: usize,
     /// Origins of which this node knows more than it has posted.
     unposted: BTreeSet<OriginId>,
+    /// Origins that were forgotten, whose posts are to be taken back.
+    over: Vec<OriginId>,
 }
 
 #[derive(Debug)]
@@ -52,6 +54,7 @@ impl Origins {
             ttl,
             capacity,
             unposted: BTreeSet::new(),
+            over: Vec::new(),
         }
     }
 
@@ -100,6 +103,7 @@ impl Origins {
             return Ok(());
         }
         let untold = (self.ttl / TELLINGS).min(MAX_UNTOLD);
+        self.make_room(&id);
         let facts = self.facts.entry(id.clone()).or_insert_with(|| Facts::new(origin.clone(), stamp, now));
         let stale = facts.posted.is_none_or(|posted| now.saturating_duration_since(posted) >= untold);
         let news = facts.joined.origin != origin || facts.joined.retired >= facts.joined.beat;
@@ -113,6 +117,20 @@ impl Origins {
             self.unposted.insert(id);
         }
         Ok(())
+    }
+
+    /// Forgets the origin that was heard of longest ago and is no longer registered, if there is no room
+    /// for another: one that starts again and again leaves many behind.
+    fn make_room(&mut self, id: &OriginId) {
+        if self.facts.contains_key(id) || self.facts.len() < self.capacity.saturating_mul(2) {
+            return;
+        }
+        let gone = self.facts.iter().filter(|(id, _)| self.registry.get(id).is_none());
+        if let Some(oldest) = gone.min_by_key(|(_, facts)| facts.learned).map(|(id, _)| id.clone()) {
+            self.facts.remove(&oldest);
+            self.unposted.remove(&oldest);
+            self.over.push(oldest);
+        }
     }
 
     /// Takes what the data path of this node saw.
@@ -190,11 +208,12 @@ impl Origins {
         self.registry.expire(now, changes);
         let kept = self.ttl.saturating_mul(2).saturating_add(MAX_UNTOLD);
         let over = |facts: &Facts| now.saturating_duration_since(facts.learned) >= kept;
-        let over: Vec<_> = self.facts.iter().filter(|(_, f)| over(f)).map(|(id, _)| id.clone()).collect();
+        let mut over: Vec<_> = self.facts.iter().filter(|(_, f)| over(f)).map(|(id, _)| id.clone()).collect();
         for id in &over {
             self.facts.remove(id);
             self.unposted.remove(id);
         }
+        over.append(&mut self.over);
         over
     }
 
@@ -217,3 +236,6 @@ impl Facts {
         Self { joined, learned, posted: None }
     }
 }
+
+#[cfg(test)]
+mod tests;

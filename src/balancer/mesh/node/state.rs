@@ -306,6 +306,13 @@ impl State {
             let stamp = self.clock.now();
             self.ledger.restore(stream, origin, *epoch, stamp, now);
         }
+        if let Some(Record { origin, epoch, .. }) = self.ledger.agreed(stream)
+            && held.as_ref().is_some_and(|(_, held)| held < epoch)
+        {
+            // It was later all along, and nothing else will say so.
+            self.holds.moved(stream, origin, *epoch);
+        }
+        let held = self.holds.get(stream).map(|held| (held.origin.clone(), held.epoch));
         let mut records = self.ledger.all(stream);
         let Some((origin, _)) = held else {
             let record = (!records.is_empty()).then(|| records.swap_remove(0))?;
