@@ -89,7 +89,7 @@ hevc() {
 
 # Thousands of runs of the mesh, each from a seed of its own; a failure prints the seed.
 simulation() {
-    SIMULATION_SEEDS=${SIMULATION_SEEDS:-1500} cargo test --locked --profile simulation --test mesh_simulation -- \
+    SIMULATION_SEEDS=${SIMULATION_SEEDS:-1200} cargo test --locked --profile simulation --test mesh_simulation -- \
         --nocapture --test-threads 1
 }
 
