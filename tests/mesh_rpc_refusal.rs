@@ -45,7 +45,9 @@ async fn a_node_that_trusts_the_cluster_but_is_not_certified_by_it_is_refused() 
     // It knows the server's authority, but its own certificate is another's.
     let node = Node::start(keyed("n1", KEY, None)).await;
     let stranger = client(keyed("n0", b"another key", Some(KEY)), PATIENT);
-    assert_refused(&ask(&stranger, &node.address).await, "");
+    // The server may have hung up before its reason arrives.
+    let answer = ask(&stranger, &node.address).await;
+    assert!(answer.is_err(), "{answer:?}");
     node.refused(Refusal::Handshake, 1).await;
     assert!(node.scripted.asked.lock().unwrap().is_empty());
 }

@@ -70,6 +70,8 @@ async fn a_node_of_a_cluster_shows_its_members_what_they_hold_and_what_happened(
             "decisions": {
                 "placed": 1, "moved": 2, "adopted": 3, "claims": 5, "claims_lost": 6, "unanswered": 7, "bad_posts": 8,
             },
+            "gossip": null,
+            "refused": null,
         },
     });
     assert_eq!(view, expected);

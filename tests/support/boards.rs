@@ -54,6 +54,8 @@ impl Seen {
             }
             News::Live(live) => {
                 self.lost.extend(self.live.difference(&live).cloned());
+                // What a run posted that a later one replaced is not told to be deleted.
+                self.posts.retain(|run, _| !live.iter().any(|seen| seen.node == run.node && seen > run));
                 self.live = live;
             }
             News::Heard(nodes) => self.heard += nodes.len() as u64,
