@@ -220,8 +220,7 @@ impl<B: Board, P: Peers> Node<B, P> {
         self.with(|state, now| {
             state.ledger.raise_floor(&ask.stream, floor);
             for record in known {
-                state.clock.observe(record.written);
-                state.ledger.merge(&ask.stream, record, None, now);
+                state.learn(&ask.stream, record, None, now);
             }
         });
         match self.decide(&ask).await {
@@ -337,8 +336,7 @@ impl<B: Board, P: Peers> Node<B, P> {
                     self.with(|state, now| {
                         state.ledger.raise_floor(&ask.stream, floor);
                         for record in known {
-                            state.clock.observe(record.written);
-                            state.ledger.merge(&ask.stream, &record, None, now);
+                            state.learn(&ask.stream, &record, None, now);
                         }
                     });
                     match before {
@@ -404,8 +402,7 @@ impl<B: Board, P: Peers> Node<B, P> {
         }
         self.with(|state, now| {
             for record in known {
-                state.clock.observe(record.written);
-                state.ledger.merge(&stream, record, None, now);
+                state.learn(&stream, record, None, now);
             }
             let Some(by) = state.view.address(&from) else { return Response::NotServing };
             let held = state.claims.claimed(&stream, &by, &self.address(), now);

@@ -129,8 +129,7 @@ impl<B: Board, P: Peers> Node<B, P> {
     fn learn(&self, records: &[(StreamKey, Record)]) {
         self.with(|state, now| {
             for (stream, record) in records {
-                state.clock.observe(record.written);
-                state.ledger.merge(stream, record, None, now);
+                state.learn(stream, record, None, now);
             }
         });
     }

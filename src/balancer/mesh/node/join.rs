@@ -95,8 +95,7 @@ impl<B: Board, P: Peers> Node<B, P> {
                     origins.learn(facts, *age, now, changes);
                 }
                 for (stream, record) in &records {
-                    state.clock.observe(record.written);
-                    state.ledger.merge(stream, record, None, now);
+                    state.learn(stream, record, None, now);
                 }
             });
             if !more || last.is_none() {

@@ -65,8 +65,7 @@ impl State {
                 if record.writer != from.node {
                     return Err(format!("a record of {} that {} posts", record.writer, from.node));
                 }
-                self.clock.observe(record.written);
-                self.ledger.merge(&stream, &record, Some(from.generation), now);
+                self.learn(&stream, &record, Some(from.generation), now);
             }
         }
         Ok(())

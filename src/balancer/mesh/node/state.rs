@@ -169,6 +169,13 @@ impl State {
         !self.to_renew.is_empty()
     }
 
+    /// Takes a record that another node wrote, and the time at which it did. `posted` is as in
+    /// [`Ledger::merge`].
+    pub fn learn(&mut self, stream: &StreamKey, record: &Record, posted: Option<u64>, now: Instant) {
+        self.clock.observe(record.written);
+        self.ledger.merge(stream, record, posted, now);
+    }
+
     pub fn settled(&self, now: Instant) -> bool {
         self.view.state() == NodeState::Serving && self.view.settled(CALM, now)
     }
