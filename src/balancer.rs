@@ -174,7 +174,8 @@ pub trait Balancer: Send + Sync + 'static {
 
     /// Notes that a session of this node uses the placement, which therefore does not expire, and
     /// gives the stream's epoch to watch: when it exceeds the placement's, the stream has moved.
-    /// Prefer [`Lease`], which cannot forget to release.
+    /// The placement is one that [`place`](Self::place) of this node gave. Prefer [`Lease`], which
+    /// cannot forget to release.
     fn hold(&self, placement: &Placement, intent: Intent) -> watch::Receiver<u64>;
 
     /// Undoes one [`Self::hold`].

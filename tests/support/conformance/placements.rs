@@ -50,7 +50,8 @@ pub async fn a_placement_that_was_never_held_is_forgotten<F: Fixture>() {
 
 pub async fn a_held_placement_does_not_expire<F: Fixture>() {
     let cluster = Cluster::<F>::with_origins(3).await;
-    let first = place(cluster.node(0), &stream("s")).await;
+    place(cluster.node(0), &stream("s")).await;
+    let first = place(cluster.node(1), &stream("s")).await;
     let lease = Lease::new(Arc::clone(cluster.node(1)), first.clone(), Intent::Play);
     cluster.fixture.elapse(cluster.fixture.placement_hold() * 4).await;
     cluster.until_placements(1).await;
@@ -62,6 +63,7 @@ pub async fn a_placement_held_by_one_session_survives_the_end_of_another<F: Fixt
     let cluster = Cluster::<F>::with_origins(3).await;
     let first = place(cluster.node(0), &stream("s")).await;
     let _publisher = Lease::new(Arc::clone(cluster.node(0)), first.clone(), Intent::Publish);
+    cluster.assert_placed(&first).await;
     for i in 0..3 {
         drop(Lease::new(Arc::clone(cluster.node(i)), first.clone(), Intent::Play));
         drop(Lease::new(Arc::clone(cluster.node(i)), first.clone(), Intent::Publish));
@@ -101,6 +103,7 @@ pub async fn those_who_hold_a_placement_learn_that_it_moved<F: Fixture>() {
     let cluster = Cluster::<F>::with_origins(3).await;
     let first = place(cluster.node(0), &stream("s")).await;
     let other = place(cluster.node(0), &stream("other")).await;
+    cluster.assert_placed(&first).await;
     let mut leases = Vec::new();
     for node in &cluster.nodes {
         leases.push(Lease::new(Arc::clone(node), first.clone(), Intent::Publish));
