@@ -11,6 +11,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, timeout},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
     },
     config::{BalancerType, Config, keys},
     net::{self, ListenError},
-    relay::{buffer::Pool, workers::Workers},
+    relay::{self, buffer::Pool, dial::Dialer, workers::Workers},
     server::{
         http, rtmp,
         system::{self, SystemState},
@@ -62,7 +63,7 @@ pub struct App {
     balancer: Arc<dyn Balancer>,
     duties: Option<BoxFuture<'static, ()>>,
     sessions: Sessions,
-    workers: Workers,
+    workers: Arc<Workers>,
     rtmp: TcpListener,
     rtmp_addr: SocketAddr,
     system: TcpListener,
@@ -80,11 +81,12 @@ impl App {
     pub async fn with_balancer(config: Config, balancer: Arc<dyn Balancer>) -> Result<Self, StartError> {
         let rtmp = net::listen(&config.rtmp.listen, &keys::PROXY_RTMP_SERVER.spec).await?;
         let system = net::listen(&config.system.listen, &keys::PROXY_SYSTEM_API.spec).await?;
+        let workers = Workers::start(config.worker_threads.map(NonZeroUsize::get)).map_err(StartError::Workers)?;
         Ok(Self {
             balancer,
             duties: None,
             sessions: Sessions::default(),
-            workers: Workers::start(config.worker_threads.map(NonZeroUsize::get)).map_err(StartError::Workers)?,
+            workers: Arc::new(workers),
             rtmp_addr: rtmp.local_addr().map_err(StartError::Address)?,
             system_addr: system.local_addr().map_err(StartError::Address)?,
             rtmp,
@@ -159,6 +161,18 @@ impl App {
             servers.spawn(named("default backend", heartbeats));
         }
 
+        let dialer = Dialer::default();
+        let client = relay::http::Client::new(
+            dialer.clone(),
+            relay::http::Settings {
+                connect_timeout: config.upstream.connect_timeout,
+                keepalive: config.upstream.http_keepalive,
+                max_idle: config.upstream.http_max_idle,
+            },
+        );
+        let tidy = client.clone();
+        servers.spawn(named("origin connections", async move { tidy.tidy().await }));
+
         // A task that the end waits for: before the others have taken over, nobody may miss this node.
         let hand_over = membership::hand_over(Arc::clone(&balancer), shutdown.draining().clone(), config.drain.force);
         servers.spawn(named("hand-over", shutdown.tasks().track_future(hand_over)));
@@ -173,7 +187,14 @@ impl App {
             draining: shutdown.draining().clone(),
             started: Instant::now(),
         });
-        servers.spawn(named("system api", http::serve(system, router, limits, shutdown.done().clone())));
+        let server = http::Server {
+            router,
+            limits,
+            workers: None,
+            stop: shutdown.done().clone(),
+            close: CancellationToken::new(),
+        };
+        servers.spawn(named("system api", server.run(system)));
 
         let context = Arc::new(rtmp::Context {
             balancer,
@@ -181,6 +202,7 @@ impl App {
             vhosts: config.vhosts,
             rtmp: config.rtmp,
             upstream: config.upstream,
+            dialer,
             workers,
             pool: Pool::default(),
             closing: shutdown.closing().clone(),
@@ -250,8 +272,6 @@ mod tests {
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpStream,
     };
-
-    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::config::{load::load, sources::Sources};

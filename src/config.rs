@@ -24,8 +24,14 @@ use crate::{origin::Endpoint, stream::Vhosts};
 pub struct Config {
     /// The RTMP server.
     pub rtmp: Rtmp,
+    /// The server of HTTP streams.
+    pub http: Http,
+    /// The HTTP API.
+    pub api: Api,
     /// The system API.
     pub system: System,
+    /// Where metrics are served besides the system API.
+    pub exporter: Option<Listen>,
     /// How connections to origins are made.
     pub upstream: Upstream,
     /// Placement of streams.
@@ -101,6 +107,48 @@ pub struct Upstream {
     pub max_attempts: usize,
     /// How often a suspect origin is probed.
     pub probe_interval: Duration,
+    /// How long an HTTP connection is kept for the next request.
+    pub http_keepalive: Duration,
+    /// HTTP connections to one origin that each worker keeps for the next request.
+    pub http_max_idle: usize,
+}
+
+/// The server of HTTP streams. All limits are per node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Http {
+    /// Where to listen.
+    pub listen: Listen,
+    /// Files served beside the streams.
+    pub static_files: Option<PathBuf>,
+    /// How long a client may take for the header of a request.
+    pub header_timeout: Duration,
+    /// How long an origin may take to begin its answer.
+    pub answer_timeout: Duration,
+    /// How long an origin may send nothing in the middle of an answer.
+    pub idle_timeout: Duration,
+    /// How long a client may leave an answer waiting while it takes next to nothing of it.
+    pub send_timeout: Duration,
+    /// How long a connection may wait for its next request.
+    pub keepalive_timeout: Duration,
+    /// How long the origin of a stream that is fetched in pieces is remembered after the last piece.
+    pub stream_idle: Duration,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Connections at once from one address.
+    pub max_connections_per_ip: usize,
+}
+
+/// The HTTP API, which answers for all origins.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Api {
+    /// Where to listen.
+    pub listen: Listen,
+    /// The bearer token that callers must show, if any.
+    pub token: Option<Secret>,
+    /// How long origins may take to answer.
+    pub timeout: Duration,
+    /// Connections at once.
+    pub max_connections: usize,
 }
 
 /// The system API.
@@ -221,16 +269,10 @@ pub struct Log {
 /// Listeners and settings that later versions serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reserved {
-    /// HTTP API.
-    pub http_api: Listen,
-    /// HTTP streams.
-    pub http_server: Listen,
     /// WebRTC media.
     pub webrtc_server: Listen,
     /// SRT.
     pub srt_server: Listen,
-    /// Files served beside the streams.
-    pub static_files: Option<PathBuf>,
 }
 
 /// A text that never appears in logs or debug output.

@@ -81,14 +81,20 @@ async fn bind(listen: &Listen, open: impl Fn(SocketAddr) -> io::Result<Socket>) 
 }
 
 /// Raises the limit on open files as far as the system lets it, and warns if that is too low for the
-/// connections that the configuration allows: two files for an RTMP client, its own and its origin's.
+/// connections that the configuration allows: two files for a client, its own and its origin's.
 pub fn raise_file_limit(config: &Config) {
     let raised = Resource::NOFILE.get().and_then(|(_, hard)| Resource::NOFILE.set(hard, hard).map(|()| hard));
-    let needed = 2 * config.rtmp.max_connections as u64 + config.system.max_connections as u64 + OTHER_FILES;
+    let clients = config.rtmp.max_connections + config.http.max_connections;
+    let needed = (2 * clients + config.api.max_connections + config.system.max_connections) as u64 + OTHER_FILES;
     match raised {
         Ok(limit) if limit >= needed => {}
         Ok(limit) => {
-            warn!(limit, needed, "the limit on open files (ulimit -Hn) is too low for PROXY_RTMP_MAX_CONNECTIONS");
+            warn!(
+                limit,
+                needed,
+                "the limit on open files (ulimit -Hn) is too low for PROXY_RTMP_MAX_CONNECTIONS and \
+                 PROXY_HTTP_MAX_CONNECTIONS"
+            );
         }
         Err(error) => warn!(%error, needed, "the limit on open files cannot be raised"),
     }

@@ -2,5 +2,7 @@
 //! the bytes is behind a [`tcp::Filter`].
 
 pub mod buffer;
+pub mod dial;
+pub mod http;
 pub mod tcp;
 pub mod workers;

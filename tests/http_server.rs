@@ -16,7 +16,10 @@ use axum::{
     extract::ConnectInfo,
     routing::{get, post},
 };
-use srs_proxy::server::http::{Limits, serve};
+use srs_proxy::server::{
+    admission,
+    http::{self, Limits},
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -36,8 +39,13 @@ const WIDE: Limits = Limits {
     request_timeout: Duration::from_mins(1),
     idle_timeout: Duration::from_mins(1),
     send_timeout: Duration::from_mins(1),
-    max_connections: 100,
+    connections: up_to(100),
+    linger: Duration::from_mins(2),
 };
+
+const fn up_to(max: usize) -> admission::Limits {
+    admission::Limits { max, max_per_ip: max, settings: ["MAX"; 2] }
+}
 
 struct Server {
     address: SocketAddr,
@@ -73,7 +81,9 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let task = tokio::spawn(serve(listener, router, limits, stop.clone()));
+        let server =
+            http::Server { router, limits, workers: None, stop: stop.clone(), close: CancellationToken::new() };
+        let task = tokio::spawn(server.run(listener));
         Self { address, stop, gate, waiting, task }
     }
 
@@ -174,7 +184,7 @@ async fn a_connection_without_requests_is_closed_after_the_idle_timeout() {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_loses_its_connection() {
-    let server = Server::start(Limits { send_timeout: SHORT, max_connections: 1, ..WIDE }).await;
+    let server = Server::start(Limits { send_timeout: SHORT, connections: up_to(1), ..WIDE }).await;
     let mut deaf = server.client().await;
     deaf.send("GET /big HTTP/1.1\r\nHost: test\r\n\r\n").await;
     // Its place is free once it is gone.
@@ -225,7 +235,7 @@ async fn a_body_may_take_longer_than_a_header() {
 
 #[tokio::test]
 async fn connections_beyond_the_limit_are_told_so_and_closed() {
-    let server = Server::start(Limits { max_connections: 2, ..WIDE }).await;
+    let server = Server::start(Limits { connections: up_to(2), ..WIDE }).await;
     let mut first = server.client().await;
     let mut second = server.client().await;
     assert_eq!(first.get("/").await.status, 200);

@@ -78,9 +78,9 @@ keys! {
         PROXY_RTMP_SERVER: Listen = "11935", value::LISTEN,
             "Where RTMP clients publish and play. A port alone means all addresses, IPv4 and IPv6.";
         PROXY_HTTP_API: Listen = "11985", value::LISTEN,
-            "Where the HTTP API for WHIP and WHEP will listen. This version does not open it.";
+            "Where the HTTP API of the origins is answered for all of them together, as one SRS would.";
         PROXY_HTTP_SERVER: Listen = "18080", value::LISTEN,
-            "Where HTTP streams (FLV, TS, HLS, DASH) will be served. This version does not open it.";
+            "Where HTTP streams (FLV, TS, HLS, DASH) are played.";
         PROXY_WEBRTC_SERVER: Listen = "18000", value::LISTEN,
             "Where WebRTC media will arrive, over UDP. This version does not open it.";
         PROXY_SRT_SERVER: Listen = "20080", value::LISTEN,
@@ -88,9 +88,11 @@ keys! {
         PROXY_SYSTEM_API: Listen = "12025", value::LISTEN,
             "Where origins register themselves and where people and probes look at this node. Keep it inside \
              your own network.";
+        PROXY_EXPORTER_LISTEN: Option<Listen> = "", value::OPTIONAL_LISTEN,
+            "Where Prometheus finds the metrics, besides /metrics of the system API. There they need a token where \
+             the APIs do; here they never do.";
         PROXY_STATIC_FILES: Option<PathBuf> = "", value::PATH,
-            "A directory of files, such as web players, to serve beside the HTTP streams. This version does not \
-             serve it.";
+            "A directory of files, such as web players, to serve beside the HTTP streams. Empty for none.";
     }
     "RTMP" {
         PROXY_RTMP_REAL_IP: RealIp = "auto", value::REAL_IP,
@@ -108,6 +110,32 @@ keys! {
             "RTMP clients at once. Each takes two files (sockets) of the process, one of them towards the origin.";
         PROXY_RTMP_MAX_CONNECTIONS_PER_IP: usize = "4096", value::CONNECTIONS,
             "RTMP clients at once from one address.";
+    }
+    "HTTP streams" {
+        PROXY_HTTP_HEADER_TIMEOUT: Duration = "10s", value::DURATION,
+            "How long a client may take for the header of a request.";
+        PROXY_HTTP_ANSWER_TIMEOUT: Duration = "10s", value::DURATION,
+            "How long an origin may take to begin its answer.";
+        PROXY_HTTP_IDLE_TIMEOUT: Duration = "300s", value::DURATION,
+            "How long an origin may send nothing in the middle of an answer.";
+        PROXY_HTTP_SEND_TIMEOUT: Duration = "30s", value::DURATION,
+            "How long a client may leave an answer waiting while it takes next to nothing of it.";
+        PROXY_HTTP_KEEPALIVE_TIMEOUT: Duration = "60s", value::DURATION,
+            "How long a client's connection may wait for its next request.";
+        PROXY_HTTP_STREAM_IDLE: Duration = "30s", value::DURATION,
+            "How long a node remembers the origin of a stream that is fetched piece by piece (HLS, DASH) after the \
+             last piece.";
+        PROXY_HTTP_MAX_CONNECTIONS: usize = "20000", value::CONNECTIONS,
+            "Clients at once. Each may take two files (sockets) of the process, one of them towards the origin.";
+        PROXY_HTTP_MAX_CONNECTIONS_PER_IP: usize = "4096", value::CONNECTIONS,
+            "Clients at once from one address.";
+    }
+    "HTTP API" {
+        PROXY_HTTP_API_TIMEOUT: Duration = "3s", value::DURATION,
+            "How long origins may take to answer what this node asks them for a caller. One that takes longer is \
+             named in the answer.";
+        PROXY_HTTP_API_MAX_CONNECTIONS: usize = "1024", value::CONNECTIONS,
+            "Connections to the HTTP API at once.";
     }
     "Streams" {
         PROXY_VHOSTS: Vhosts = "", value::VHOSTS,
@@ -213,6 +241,10 @@ keys! {
             "How many origins are tried for one client.";
         PROXY_ORIGIN_PROBE_INTERVAL: Duration = "5s", value::DURATION,
             "How often an origin that failed is probed, until it answers again.";
+        PROXY_ORIGIN_HTTP_KEEPALIVE: Duration = "15s", value::DURATION,
+            "How long an HTTP connection to an origin is kept for the next request.";
+        PROXY_ORIGIN_HTTP_MAX_IDLE: usize = "64", value::CONNECTIONS,
+            "HTTP connections to one origin that are kept for the next request, for each worker thread.";
     }
     "Default backend" {
         PROXY_DEFAULT_BACKEND_ENABLED: bool = "off", value::SWITCH,
@@ -231,9 +263,10 @@ keys! {
         PROXY_DEFAULT_BACKEND_SRT: Option<Endpoint> = "10080", value::OPTIONAL_ENDPOINT,
             "Where the default backend serves SRT, over UDP.";
     }
-    "System API" {
+    "System API and token" {
         PROXY_HTTP_API_AUTH_ENABLED: bool = "off", value::SWITCH,
-            "Whether callers of the system API must show a token. If on, the type and the token must be set too.";
+            "Whether callers of the system API and of the HTTP API must show a token; those who ask for health \
+             need none. If on, the type and the token must be set too.";
         PROXY_HTTP_API_AUTH_TYPE: Option<AuthType> = "", value::AUTH_TYPE,
             "How callers show the token. bearer: in the header Authorization: Bearer TOKEN.";
         PROXY_HTTP_API_AUTH_TOKEN: Option<Secret> = "", value::TOKEN,

@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use super::{
-    AuthType, Balancer, BalancerType, Config, ConfigError, DefaultBackend, Drain, Listen, Log, Reserved, Rtmp, Secret,
-    System, Upstream, keys,
+    Api, AuthType, Balancer, BalancerType, Config, ConfigError, DefaultBackend, Drain, Http, Listen, Log, Reserved,
+    Rtmp, Secret, System, Upstream, keys,
     sources::{ProcessEnv, Sources, read_dotenv},
 };
 
@@ -41,12 +41,21 @@ pub fn load(sources: Sources<'_>) -> Result<Loaded, ConfigError> {
 impl Sources<'_> {
     fn config(&self) -> Result<Config, ConfigError> {
         let rtmp = self.rtmp()?;
+        let token = self.token()?;
         let kind = self.value(&keys::PROXY_LOAD_BALANCER_TYPE)?;
         let config = Config {
             rtmp,
+            http: self.http()?,
+            api: Api {
+                listen: self.value(&keys::PROXY_HTTP_API)?,
+                token: token.clone(),
+                timeout: self.value(&keys::PROXY_HTTP_API_TIMEOUT)?,
+                max_connections: self.value(&keys::PROXY_HTTP_API_MAX_CONNECTIONS)?,
+            },
+            exporter: self.value(&keys::PROXY_EXPORTER_LISTEN)?,
             system: System {
                 listen: self.value(&keys::PROXY_SYSTEM_API)?,
-                token: self.token()?,
+                token,
                 timeout: self.value(&keys::PROXY_SYSTEM_API_TIMEOUT)?,
                 max_connections: self.value(&keys::PROXY_SYSTEM_API_MAX_CONNECTIONS)?,
             },
@@ -55,6 +64,8 @@ impl Sources<'_> {
                 answer_timeout: self.value(&keys::PROXY_ORIGIN_ANSWER_TIMEOUT)?,
                 max_attempts: self.value(&keys::PROXY_ORIGIN_MAX_ATTEMPTS)?,
                 probe_interval: self.value(&keys::PROXY_ORIGIN_PROBE_INTERVAL)?,
+                http_keepalive: self.value(&keys::PROXY_ORIGIN_HTTP_KEEPALIVE)?,
+                http_max_idle: self.value(&keys::PROXY_ORIGIN_HTTP_MAX_IDLE)?,
             },
             balancer: Balancer {
                 kind,
@@ -73,26 +84,30 @@ impl Sources<'_> {
             log: Log { filter: self.value(&keys::PROXY_LOG_LEVEL)?, format: self.value(&keys::PROXY_LOG_FORMAT)? },
             worker_threads: self.value(&keys::PROXY_WORKER_THREADS)?,
             reserved: Reserved {
-                http_api: self.value(&keys::PROXY_HTTP_API)?,
-                http_server: self.value(&keys::PROXY_HTTP_SERVER)?,
                 webrtc_server: self.value(&keys::PROXY_WEBRTC_SERVER)?,
                 srt_server: self.value(&keys::PROXY_SRT_SERVER)?,
-                static_files: self.value(&keys::PROXY_STATIC_FILES)?,
             },
         };
-        if collide(&config.rtmp.listen, &config.system.listen) {
-            return Err(ConfigError::Together(format!(
-                "{}={} and {}={}: expected two different addresses",
-                keys::PROXY_RTMP_SERVER.spec.name,
-                config.rtmp.listen,
-                keys::PROXY_SYSTEM_API.spec.name,
-                config.system.listen,
-            )));
-        }
+        config.check_listeners()?;
         if config.balancer.kind == BalancerType::Mesh {
             config.mesh.check()?;
         }
         Ok(config)
+    }
+
+    fn http(&self) -> Result<Http, ConfigError> {
+        Ok(Http {
+            listen: self.value(&keys::PROXY_HTTP_SERVER)?,
+            static_files: self.value(&keys::PROXY_STATIC_FILES)?,
+            header_timeout: self.value(&keys::PROXY_HTTP_HEADER_TIMEOUT)?,
+            answer_timeout: self.value(&keys::PROXY_HTTP_ANSWER_TIMEOUT)?,
+            idle_timeout: self.value(&keys::PROXY_HTTP_IDLE_TIMEOUT)?,
+            send_timeout: self.value(&keys::PROXY_HTTP_SEND_TIMEOUT)?,
+            keepalive_timeout: self.value(&keys::PROXY_HTTP_KEEPALIVE_TIMEOUT)?,
+            stream_idle: self.value(&keys::PROXY_HTTP_STREAM_IDLE)?,
+            max_connections: self.value(&keys::PROXY_HTTP_MAX_CONNECTIONS)?,
+            max_connections_per_ip: self.value(&keys::PROXY_HTTP_MAX_CONNECTIONS_PER_IP)?,
+        })
     }
 
     fn rtmp(&self) -> Result<Rtmp, ConfigError> {
@@ -157,6 +172,31 @@ impl Sources<'_> {
     }
 }
 
+impl Config {
+    /// No two listeners of TCP want one address.
+    fn check_listeners(&self) -> Result<(), ConfigError> {
+        let mut listeners = vec![
+            (&keys::PROXY_RTMP_SERVER.spec, &self.rtmp.listen),
+            (&keys::PROXY_HTTP_SERVER.spec, &self.http.listen),
+            (&keys::PROXY_HTTP_API.spec, &self.api.listen),
+            (&keys::PROXY_SYSTEM_API.spec, &self.system.listen),
+        ];
+        listeners.extend(self.exporter.iter().map(|listen| (&keys::PROXY_EXPORTER_LISTEN.spec, listen)));
+        if self.balancer.kind == BalancerType::Mesh {
+            listeners.push((&keys::PROXY_MESH_GRPC_LISTEN.spec, &self.mesh.grpc_listen));
+        }
+        for (n, (spec, listen)) in listeners.iter().enumerate() {
+            if let Some((other, taken)) = listeners[..n].iter().find(|(_, taken)| collide(taken, listen)) {
+                return Err(ConfigError::Together(format!(
+                    "{}={taken} and {}={listen}: expected two different addresses",
+                    other.name, spec.name,
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Whether one listener would take the port from the other.
 fn collide(a: &Listen, b: &Listen) -> bool {
     a.port != 0 && a.port == b.port && (a.host == b.host || a.is_wildcard() || b.is_wildcard())
@@ -199,10 +239,9 @@ mod tests {
         assert_eq!(config.default_backend, None);
         assert_eq!(config.vhosts, Vhosts::any());
         assert_eq!(config.worker_threads, None);
-        let ports = [config.reserved.http_api, config.reserved.http_server, config.reserved.webrtc_server];
-        assert_eq!(ports.map(|listen| listen.port), [11985, 18080, 18000]);
-        assert_eq!(config.reserved.srt_server.port, 20080);
-        assert_eq!(config.reserved.static_files, None);
+        assert_eq!((config.api.listen.port, config.http.listen.port), (11985, 18080));
+        assert_eq!((config.reserved.webrtc_server.port, config.reserved.srt_server.port), (18000, 20080));
+        assert_eq!((config.http.static_files, config.exporter), (None, None));
     }
 
     #[test]
@@ -334,6 +373,8 @@ mod tests {
             let refused = refusal(&[("PROXY_RTMP_SERVER", rtmp), ("PROXY_SYSTEM_API", system)]);
             assert!(refused.contains("PROXY_RTMP_SERVER=") && refused.contains("PROXY_SYSTEM_API="), "{refused}");
         }
+        let refused = refusal(&[("PROXY_EXPORTER_LISTEN", "18080")]);
+        assert!(refused.contains("PROXY_HTTP_SERVER=") && refused.contains("PROXY_EXPORTER_LISTEN="), "{refused}");
         for (rtmp, system) in [("0", "0"), ("127.0.0.1:7000", "127.0.0.2:7000"), ("7000", "7001")] {
             assert!(config(&[("PROXY_RTMP_SERVER", rtmp), ("PROXY_SYSTEM_API", system)]).is_ok());
         }

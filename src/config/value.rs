@@ -55,6 +55,11 @@ pub const LISTEN: Rule<Listen> = Rule::new(
     "PORT, :PORT, HOST:PORT or [IPV6]:PORT, with a port from 1 to 65535, or 0 to let the system choose",
     listen,
 );
+/// Where to listen, if at all.
+pub const OPTIONAL_LISTEN: Rule<Option<Listen>> = Rule::new(
+    "empty, PORT, :PORT, HOST:PORT or [IPV6]:PORT, with a port from 1 to 65535, or 0 to let the system choose",
+    |text| optional(text, listen),
+);
 /// How long something may take.
 pub const DURATION: Rule<Duration> =
     Rule::new("a duration from 1ms to 24h, such as 500ms, 20s, 1.5s or 1m30s", duration);

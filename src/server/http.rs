@@ -2,7 +2,7 @@
 
 mod connection;
 
-use std::{io::Write, net::SocketAddr, time::Duration};
+use std::{io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -10,14 +10,18 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::json;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
-};
-use tokio_util::sync::CancellationToken;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::throttle::Throttle;
-use crate::config;
+use super::{
+    admission::{self, Admission},
+    throttle::Throttle,
+};
+use crate::{
+    config::{self, keys},
+    net,
+    relay::workers::Workers,
+};
 
 /// How long to wait when the system has no more file descriptors or memory for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -40,18 +44,42 @@ pub struct Limits {
     /// How long a client may leave an answer waiting while it takes next to nothing of it.
     pub send_timeout: Duration,
     /// Connections at once.
-    pub max_connections: usize,
+    pub connections: admission::Limits,
+    /// How long requests that run may go on after the end was asked for.
+    pub linger: Duration,
+}
+
+/// A server of HTTP/1.1.
+pub struct Server {
+    /// What is served. Handlers find the client's address as `ConnectInfo<SocketAddr>`.
+    pub router: Router,
+    /// Within what limits.
+    pub limits: Limits,
+    /// Where connections are served; none means where the listener is.
+    pub workers: Option<Arc<Workers>>,
+    /// Cancelled when no more connections are taken and those that wait for a request end.
+    pub stop: CancellationToken,
+    /// Cancelled when all connections are closed.
+    pub close: CancellationToken,
+}
+
+impl Limits {
+    /// For an API whose answers do not go on.
+    fn api(timeout: Duration, max: usize, setting: &'static str) -> Self {
+        Self {
+            header_timeout: timeout,
+            request_timeout: timeout,
+            idle_timeout: timeout.max(Duration::from_mins(1)),
+            send_timeout: timeout,
+            connections: admission::Limits { max, max_per_ip: max, settings: [setting; 2] },
+            linger: timeout.saturating_mul(2),
+        }
+    }
 }
 
 impl From<&config::System> for Limits {
     fn from(config: &config::System) -> Self {
-        Self {
-            header_timeout: config.timeout,
-            request_timeout: config.timeout,
-            idle_timeout: config.timeout.max(Duration::from_mins(1)),
-            send_timeout: config.timeout,
-            max_connections: config.max_connections,
-        }
+        Self::api(config.timeout, config.max_connections, keys::PROXY_SYSTEM_API_MAX_CONNECTIONS.spec.name)
     }
 }
 
@@ -61,58 +89,64 @@ pub fn error(status: StatusCode, message: impl Into<String>) -> Response {
     (status, Json(json!({"code": status.as_u16(), "error": message.into()}))).into_response()
 }
 
-/// Serves `router` until `stop`; then takes no more connections, lets running requests end, and
-/// returns. Handlers find the client's address as `ConnectInfo<SocketAddr>`.
-///
-/// Dropping the future closes all connections at once.
-pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: CancellationToken) {
-    let complaints = Throttle::new(COMPLAINT_PERIOD, 16);
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = stop.cancelled() => break,
-            Some(ended) = connections.join_next() => {
-                if let Err(error) = ended {
-                    tracing::error!(%error, "a connection ended by a fault of this program");
+impl Server {
+    /// Serves until it is to stop; then lets running requests end, and returns.
+    ///
+    /// Dropping the future closes all connections at once.
+    pub async fn run(self, listener: TcpListener) {
+        let Self { router, limits, workers, stop, close } = self;
+        let complaints = Throttle::new(COMPLAINT_PERIOD, 1);
+        let admission = Admission::new(limits.connections);
+        let connections = TaskTracker::new();
+        let close = close.child_token();
+        let _close_all = close.clone().drop_guard();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            let (stream, peer) = match accepted {
+                Ok((stream, peer)) => (stream, net::canonical(peer)),
+                Err(error) => {
+                    if let Some(held_back) = complaints.admit(&()) {
+                        tracing::warn!(%error, held_back, "no connection can be accepted");
+                    }
+                    tokio::select! {
+                        () = stop.cancelled() => break,
+                        () = tokio::time::sleep(ACCEPT_PAUSE) => continue,
+                    }
                 }
-                continue;
-            }
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) if connections.len() >= limits.max_connections => {
-                if let Some(held_back) = complaints.admit(&"limit") {
-                    let limit = limits.max_connections;
-                    tracing::warn!(%peer, limit, held_back, "connection refused: too many connections");
-                }
+            };
+            // A connection belongs to the runtime that it was made in; this one may move to a worker's.
+            let Ok(stream) = stream.into_std() else { continue };
+            let Some(permit) = admission.admit(peer.ip()) else {
                 refuse(stream);
-            }
-            Ok((stream, peer)) => {
-                connections.spawn(connection::serve(stream, peer, router.clone(), limits, stop.clone()));
-            }
-            Err(error) => {
-                if let Some(held_back) = complaints.admit(&"accept") {
-                    tracing::warn!(%error, held_back, "no connection can be accepted");
+                continue;
+            };
+            let (router, stop, close) = (router.clone(), stop.clone(), close.clone());
+            let connection = connections.track_future(async move {
+                if let Ok(stream) = TcpStream::from_std(stream) {
+                    let served = connection::serve(stream, peer, router, limits, stop);
+                    close.run_until_cancelled(served).await;
                 }
-                tokio::select! {
-                    () = stop.cancelled() => break,
-                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
-                }
+                drop(permit);
+            });
+            match &workers {
+                Some(workers) => workers.spawn(connection),
+                None => drop(tokio::spawn(connection)),
             }
         }
+        drop(listener);
+        connections.close();
+        let _ = tokio::time::timeout(limits.linger, connections.wait()).await;
     }
-    drop(listener);
-    let end = async { while connections.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(limits.request_timeout.saturating_add(limits.send_timeout), end).await;
 }
 
 /// Answers without waiting: one who does not read must not keep others from being accepted.
-fn refuse(stream: TcpStream) {
-    if let Ok(mut stream) = stream.into_std() {
-        let _ = stream.write(BUSY);
-        let _ = stream.shutdown(std::net::Shutdown::Write);
-    }
+fn refuse(mut stream: std::net::TcpStream) {
+    let _ = stream.write(BUSY);
+    let _ = stream.shutdown(std::net::Shutdown::Write);
 }
 
 /// The client's address, where [`serve`] has told it.

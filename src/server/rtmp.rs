@@ -1,10 +1,9 @@
 //! The RTMP server.
 //!
-//! A connection is admitted ([`admission`]), shakes hands and says what it wants ([`prologue`]); the
+//! A connection is admitted ([`Admission`]), shakes hands and says what it wants ([`prologue`]); the
 //! session ([`session`]) has its stream placed, opens the origin's leg ([`upstream`]) and joins the
 //! two with a relay that looks at the bytes through a [`duplex`].
 
-mod admission;
 pub mod duplex;
 mod prober;
 pub mod prologue;
@@ -22,11 +21,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use prober::probe_suspects;
 
+use super::admission::{self, Admission};
 use crate::{
     balancer::{Balancer, Intent},
-    config,
+    config::{self, keys},
     error::Kind,
-    relay::{buffer::Pool, workers::Workers},
+    relay::{buffer::Pool, dial::Dialer, workers::Workers},
     session::Sessions,
     stream::Vhosts,
 };
@@ -46,8 +46,10 @@ pub struct Context {
     pub rtmp: config::Rtmp,
     /// Settings of connections to origins.
     pub upstream: config::Upstream,
+    /// Connects to origins.
+    pub dialer: Dialer,
     /// Where sessions run.
-    pub workers: Workers,
+    pub workers: Arc<Workers>,
     /// Where relays borrow their buffers.
     pub pool: Pool,
     /// Cancelled when the sessions that are left are to end.
@@ -57,7 +59,11 @@ pub struct Context {
 /// Accepts connections until `stop` is cancelled. Sessions run on the context's workers, are known to
 /// `tracker` and outlive this.
 pub async fn serve(listener: TcpListener, context: Arc<Context>, stop: CancellationToken, tracker: TaskTracker) {
-    let admission = admission::Admission::new(&context.rtmp);
+    let admission = Admission::new(admission::Limits {
+        max: context.rtmp.max_connections,
+        max_per_ip: context.rtmp.max_connections_per_ip,
+        settings: [keys::PROXY_RTMP_MAX_CONNECTIONS.spec.name, keys::PROXY_RTMP_MAX_CONNECTIONS_PER_IP.spec.name],
+    });
     loop {
         let accepted = tokio::select! {
             biased;
@@ -89,16 +95,6 @@ pub async fn serve(listener: TcpListener, context: Arc<Context>, stop: Cancellat
         });
         context.workers.spawn(session);
     }
-}
-
-/// No Nagle: what goes out together is put together by hand. Keep-alive finds peers that vanished.
-fn tune(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(Duration::from_secs(60))
-        .with_interval(Duration::from_secs(10))
-        .with_retries(3);
-    socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
 /// The clock of handshakes: milliseconds since the process began to speak RTMP (5.2.3).

@@ -62,6 +62,8 @@ pub fn settings() -> (config::Rtmp, config::Upstream) {
         answer_timeout: Duration::from_secs(2),
         max_attempts: 3,
         probe_interval: Duration::from_millis(50),
+        http_keepalive: Duration::from_secs(15),
+        http_max_idle: 8,
     };
     (rtmp, upstream)
 }
@@ -92,7 +94,8 @@ impl Node {
             vhosts: Vhosts::any(),
             rtmp,
             upstream,
-            workers: Workers::here(),
+            dialer: srs_proxy::relay::dial::Dialer::default(),
+            workers: Arc::new(Workers::here()),
             pool: Pool::default(),
             closing: closing.clone(),
         });

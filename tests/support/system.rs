@@ -10,7 +10,7 @@ use srs_proxy::{
     balancer::{Balancer, memory::MemoryBalancer},
     config::{self, BalancerType, Policy, Secret},
     server::{
-        http::{Limits, serve},
+        http::{self, Limits},
         system::{SystemState, router},
     },
     session::Sessions,
@@ -81,8 +81,14 @@ impl Server {
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let limits = Limits::from(&settings);
-        let task = tokio::spawn(serve(listener, router(state), limits, CancellationToken::new()));
+        let server = http::Server {
+            router: router(state),
+            limits: Limits::from(&settings),
+            workers: None,
+            stop: CancellationToken::new(),
+            close: CancellationToken::new(),
+        };
+        let task = tokio::spawn(server.run(listener));
         Self { address, balancer, sessions, ready, draining, task }
     }
 

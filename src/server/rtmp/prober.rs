@@ -29,7 +29,7 @@ pub async fn probe_suspects(context: Arc<Context>, stop: CancellationToken) {
             }
             let context = Arc::clone(&context);
             probes.spawn(async move {
-                match upstream::probe(&status.origin, &context.upstream).await {
+                match upstream::probe(&status.origin, &context).await {
                     Ok(()) => context.balancer.report(&status.origin.id(), Reachability::Reached).await,
                     Err(error) => tracing::debug!(origin = %status.origin.id(), %error, "the origin still fails"),
                 }

@@ -21,7 +21,10 @@ use crate::{
     codec::rtmp::{command, handshake, message::Header},
     error::{Error, Kind, Result, Side},
     origin::{OriginId, Protocol},
-    relay::tcp::{self, Limits, Relay},
+    relay::{
+        dial,
+        tcp::{self, Limits, Relay},
+    },
     session::{Session, SessionGuard},
 };
 
@@ -103,7 +106,7 @@ async fn unless_closing<T>(context: &Context, work: impl Future<Output = Result<
 
 /// Handshake and commands, up to the name of a stream.
 async fn begin(client: &mut TcpStream, session: &Session, context: &Context, span: &Span) -> Result<(Prologue, u64)> {
-    super::tune(client).map_err(|e| Error::io(Side::Client, "preparing the connection", e))?;
+    dial::tune(client).map_err(|e| Error::io(Side::Client, "preparing the connection", e))?;
     let mut received = 0;
     let limit = context.rtmp.handshake_timeout;
     let shaking = timeout(limit, shake_hands(client, &mut received)).await;
@@ -166,7 +169,7 @@ async fn place_and_open<'a>(
         let origin = Arc::clone(&lease.placement().origin);
         let id = origin.id();
         session.set_origin(Some(id.clone()));
-        match upstream::open(&origin, client, context.rtmp.real_ip, &context.upstream).await {
+        match upstream::open(&origin, client, context).await {
             Ok(leg) => {
                 span.record("origin", id.as_str());
                 context.balancer.report(&id, Reachability::Reached).await;

@@ -4,11 +4,12 @@ use std::{net::IpAddr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, lookup_host},
+    net::TcpStream,
     time::timeout,
 };
 
 use super::{
+    Context,
     duplex::{Duplex, Joined, window_size},
     prologue::{CHUNK_SIZE, Prologue},
 };
@@ -21,7 +22,7 @@ use crate::{
         handshake,
         message::{Header, kind},
     },
-    config::{RealIp, Upstream},
+    config::RealIp,
     error::{Error, Kind, Result, Side, Status},
     origin::{Origin, Protocol},
     relay::tcp::{Opening, acknowledge_at_once},
@@ -57,14 +58,14 @@ pub struct Client<'a> {
 
 /// Connects to `origin` and repeats the client's prologue to it, up to publish or play and what came
 /// with it. An error that [`Error::is_retryable`] came before publish or play was sent.
-pub async fn open<'a>(origin: &Origin, client: Client<'a>, real_ip: RealIp, settings: &Upstream) -> Result<Leg<'a>> {
+pub async fn open<'a>(origin: &Origin, client: Client<'a>, context: &Context) -> Result<Leg<'a>> {
     let prologue = client.prologue;
     let mut duplex = Duplex::new(client.session, prologue, client.vhosts, client.received);
-    let prefix = real_ip_prefix(origin, client.session.peer.ip(), real_ip);
+    let prefix = real_ip_prefix(origin, client.session.peer.ip(), context.rtmp.real_ip);
 
-    let mut stream = connect(origin, settings.connect_timeout).await?;
+    let mut stream = connect(origin, context).await?;
     let mut first = Vec::with_capacity(handshake::BLOCK + prologue.requests_end);
-    let answer = settings.answer_timeout;
+    let answer = context.upstream.answer_timeout;
     within(answer, "the handshake", shake_hands(&mut stream, prefix.as_ref(), &mut first)).await?;
 
     // createStream must be answered before publish or play can name its message stream.
@@ -103,14 +104,14 @@ pub async fn open<'a>(origin: &Origin, client: Client<'a>, real_ip: RealIp, sett
 }
 
 /// Whether an origin that failed answers again: connects and shakes hands, no more.
-pub async fn probe(origin: &Origin, settings: &Upstream) -> Result<()> {
-    let mut stream = connect(origin, settings.connect_timeout).await?;
+pub async fn probe(origin: &Origin, context: &Context) -> Result<()> {
+    let mut stream = connect(origin, context).await?;
     let shaking = async {
         let mut c2 = Vec::new();
         shake_hands(&mut stream, None, &mut c2).await?;
         stream.write_all(&c2).await.map_err(|e| Error::io(Side::Origin, "the handshake", e))
     };
-    within(settings.answer_timeout, "the handshake", shaking).await
+    within(context.upstream.answer_timeout, "the handshake", shaking).await
 }
 
 async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -119,24 +120,11 @@ async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = Resul
         .unwrap_or_else(|_| Err(Error::origin(Kind::Timeout, format!("{what}: no answer in {limit:?}"))))
 }
 
-async fn connect(origin: &Origin, limit: Duration) -> Result<TcpStream> {
+async fn connect(origin: &Origin, context: &Context) -> Result<TcpStream> {
     let (host, port) = origin
         .address(Protocol::Rtmp)
         .ok_or_else(|| Error::origin(Kind::Connect, "the origin has no RTMP endpoint".to_owned()))?;
-    let failed = |what: &str, e: std::io::Error| Error::origin(Kind::Connect, format!("{what} {host}:{port}: {e}"));
-    let connecting = async {
-        let mut last = None;
-        for address in lookup_host((host, port)).await.map_err(|e| failed("resolving", e))? {
-            match TcpStream::connect(address).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = Some(failed("connecting to", error)),
-            }
-        }
-        Err(last.unwrap_or_else(|| Error::origin(Kind::Connect, format!("{host} has no address"))))
-    };
-    let stream = within(limit, &format!("connecting to {host}:{port}"), connecting).await?;
-    super::tune(&stream).map_err(|e| failed("preparing the connection to", e))?;
-    Ok(stream)
+    context.dialer.connect(host, port, context.upstream.connect_timeout).await
 }
 
 /// Shakes hands in the simple form. C2 is left in `out`, to be sent with what follows.

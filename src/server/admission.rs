@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{config, server::throttle::Throttle};
+use super::throttle::Throttle;
 
 /// How often a refusal is logged at the most.
 const LOG_PERIOD: Duration = Duration::from_secs(1);
@@ -22,8 +22,18 @@ pub struct Admission {
 struct Inner {
     state: Mutex<State>,
     complaints: Throttle<&'static str>,
-    max: usize,
-    max_per_ip: usize,
+    limits: Limits,
+}
+
+/// How many connections there may be at once, and which settings say so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// In all.
+    pub max: usize,
+    /// From one address.
+    pub max_per_ip: usize,
+    /// The settings that hold `max` and `max_per_ip`.
+    pub settings: [&'static str; 2],
 }
 
 #[derive(Debug, Default)]
@@ -40,24 +50,21 @@ pub struct Permit {
 }
 
 impl Admission {
-    /// With the limits of `settings`.
-    pub fn new(settings: &config::Rtmp) -> Self {
-        Self::with_limits(settings.max_connections, settings.max_connections_per_ip)
-    }
-
-    fn with_limits(max: usize, max_per_ip: usize) -> Self {
+    /// Admits up to `limits`.
+    pub fn new(limits: Limits) -> Self {
         let (state, complaints) = (Mutex::default(), Throttle::new(LOG_PERIOD, 2));
-        Self { inner: Arc::new(Inner { state, complaints, max, max_per_ip }) }
+        Self { inner: Arc::new(Inner { state, complaints, limits }) }
     }
 
     /// A place for a connection from `ip`, unless a limit is reached.
     pub fn admit(&self, ip: IpAddr) -> Option<Permit> {
         let mut state = self.lock();
         let from_ip = state.by_ip.get(&ip).copied().unwrap_or_default();
-        let limit = if state.total >= self.inner.max {
-            "PROXY_RTMP_MAX_CONNECTIONS"
-        } else if from_ip >= self.inner.max_per_ip {
-            "PROXY_RTMP_MAX_CONNECTIONS_PER_IP"
+        let Limits { max, max_per_ip, settings: [total, per_ip] } = self.inner.limits;
+        let limit = if state.total >= max {
+            total
+        } else if from_ip >= max_per_ip {
+            per_ip
         } else {
             state.total += 1;
             *state.by_ip.entry(ip).or_default() += 1;
@@ -66,7 +73,7 @@ impl Admission {
         let connections = state.total;
         drop(state);
         if let Some(held_back) = self.inner.complaints.admit(&limit) {
-            tracing::warn!(%ip, limit, from_ip, connections, held_back, "RTMP connection refused: a limit is reached");
+            tracing::warn!(%ip, limit, from_ip, connections, held_back, "connection refused: a limit is reached");
         }
         None
     }
@@ -95,7 +102,7 @@ mod tests {
 
     #[test]
     fn one_address_cannot_take_all_places() {
-        let admission = Admission::with_limits(3, 2);
+        let admission = Admission::new(Limits { max: 3, max_per_ip: 2, settings: ["ALL", "ONE"] });
         let (a, b): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
         let held: Vec<_> = (0..2).map(|_| admission.admit(a).unwrap()).collect();
         assert!(admission.admit(a).is_none(), "the limit of one address");
