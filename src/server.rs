@@ -3,5 +3,6 @@
 pub mod admission;
 pub mod http;
 pub mod rtmp;
+pub mod streams;
 pub mod system;
 mod throttle;

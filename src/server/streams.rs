@@ -1,0 +1,4 @@
+//! Streams over HTTP, and files beside them.
+
+pub mod static_files;
+pub mod target;

@@ -1,0 +1,1 @@
+//! Files beside the streams (`PROXY_STATIC_FILES`).
