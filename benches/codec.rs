@@ -146,8 +146,7 @@ fn playlists(c: &mut Criterion) {
         playlist += &format!("#EXTINF:4.000, no desc\nlivestream-{n}.m4s?hls_ctx=2ii0ln9h\n");
     }
     let authorities = ["proxy.example:8080", "10.0.0.7:8080"];
-    let here =
-        m3u8::Context { name: "spstream", value: "__defaultVhost__/live/livestream", authorities: &authorities };
+    let here = m3u8::Context { name: "spstream", value: "__defaultVhost__/live/livestream", authorities: &authorities };
     let mut out = Vec::new();
     let mut group = c.benchmark_group("playlist");
     group.throughput(Throughput::Bytes(playlist.len() as u64));
