@@ -1,6 +1,6 @@
 //! What the codecs cost on their own.
 
-use std::hint::black_box;
+use std::{fmt::Write, hint::black_box};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use srs_proxy::{
@@ -143,7 +143,7 @@ fn stream_keys(c: &mut Criterion) {
 fn playlists(c: &mut Criterion) {
     let mut playlist = "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:4\n#EXT-X-MAP:URI=\"init.mp4\"\n".to_owned();
     for n in 0..98 {
-        playlist += &format!("#EXTINF:4.000, no desc\nlivestream-{n}.m4s?hls_ctx=2ii0ln9h\n");
+        let _ = write!(playlist, "#EXTINF:4.000, no desc\nlivestream-{n}.m4s?hls_ctx=2ii0ln9h\n");
     }
     let authorities = ["proxy.example:8080", "10.0.0.7:8080"];
     let here = m3u8::Context { name: "spstream", value: "__defaultVhost__/live/livestream", authorities: &authorities };

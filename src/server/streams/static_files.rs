@@ -15,7 +15,7 @@ use std::{
 use axum::{
     body::Body,
     extract::Request,
-    http::{HeaderMap, HeaderName, Method, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, request::Parts},
     response::Response,
 };
 use http_body_util::Empty;
@@ -42,47 +42,74 @@ pub struct StaticFiles {
 impl StaticFiles {
     /// Serves `directory`, which need not exist yet, and may be replaced at any time.
     pub fn new(directory: PathBuf) -> Self {
-        let files = ServeDir::with_backend("", Directory::new(directory)).ignore_multi_range_requests(true);
+        let files = ServeDir::with_backend("", Directory::new(directory));
         Self { files, complaints: Throttle::new(COMPLAINT_PERIOD, 1) }
     }
 
     /// Answers a `GET` or `HEAD`. The path is that of the request's URI; what there is no file for is
     /// answered with 404, other failures with other codes, and all of them as [`http::error`] does.
     pub async fn serve(&self, request: Request) -> Response {
-        if !is_servable(request.uri().path()) {
+        let (Parts { method, uri, mut headers, .. }, _) = request.into_parts();
+        if !is_servable(uri.path()) {
             return http::error(StatusCode::NOT_FOUND, "no such file");
         }
-        let mut headers = request.headers().clone();
-        let head = request.method() == Method::HEAD;
-        // Ranges are defined for GET alone, and one that is not understood is as if it were not there.
-        if head || !headers.get(header::RANGE).is_some_and(|range| is_range(range.as_bytes())) {
-            headers.remove(header::RANGE);
-        }
+        // What is checked before a GET is answered is to be checked before a HEAD is.
+        let head = method == Method::HEAD;
+        let method = if head { Method::GET } else { method };
+        let range = headers.remove(header::RANGE).and_then(|range| single_range(range.as_bytes()));
         let if_range = headers.remove(header::IF_RANGE);
-
-        let mut answer = self.answer(&request, &headers).await;
-        if let Some(if_range) = if_range
-            && matches!(answer.status(), StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE)
-            && !is_unchanged(if_range.as_bytes(), answer.headers())
-        {
-            headers.remove(header::RANGE);
-            answer = self.answer(&request, &headers).await;
+        let mut answer = match range {
+            // Ranges are defined for GET alone (section 14.2).
+            Some(range) if !head => self.part(&method, &uri, headers, &range, if_range.as_ref()).await,
+            _ => self.answer(&method, &uri, &headers).await,
+        };
+        if answer.status().is_client_error() || answer.status().is_server_error() {
+            answer = as_error(&answer);
         }
         if head {
             *answer.body_mut() = Body::empty();
         }
-        if answer.status().is_client_error() || answer.status().is_server_error() {
-            return as_error(&answer);
-        }
         answer
     }
 
-    async fn answer(&self, request: &Request, headers: &HeaderMap) -> Response {
+    /// A range of a file, or the whole if the range is of a file that is no more.
+    async fn part(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        mut headers: HeaderMap,
+        range: &str,
+        if_range: Option<&HeaderValue>,
+    ) -> Response {
+        if let Ok(range) = range.try_into() {
+            headers.insert(header::RANGE, range);
+        }
+        let answer = self.answer(method, uri, &headers).await;
+        // A suffix longer than the file is all of it (section 14.1.2).
+        let all = range.starts_with("bytes=-") && range != "bytes=-0";
+        let whole = match answer.status() {
+            StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE
+                if if_range.is_some_and(|condition| !is_unchanged(condition.as_bytes(), answer.headers())) =>
+            {
+                true
+            }
+            // Of a file without a byte there is no range.
+            StatusCode::PARTIAL_CONTENT => answer.headers().get(header::CONTENT_LENGTH).is_some_and(|len| len == "0"),
+            StatusCode::RANGE_NOT_SATISFIABLE => all,
+            _ => false,
+        };
+        if !whole {
+            return answer;
+        }
+        headers.remove(header::RANGE);
+        self.answer(method, uri, &headers).await
+    }
+
+    async fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Response {
         let mut asked = Request::new(Empty::<bytes::Bytes>::new());
-        // What is checked before a GET is answered is to be checked before a HEAD is.
-        *asked.method_mut() = if request.method() == Method::HEAD { Method::GET } else { request.method().clone() };
-        *asked.uri_mut() = request.uri().clone();
-        *asked.headers_mut() = headers.clone();
+        asked.method_mut().clone_from(method);
+        asked.uri_mut().clone_from(uri);
+        asked.headers_mut().clone_from(headers);
         match self.files.clone().try_call(asked).await {
             Ok(mut answer) => {
                 qualify(answer.headers_mut(), SystemTime::now());
@@ -114,25 +141,27 @@ fn is_servable(path: &str) -> bool {
         })
 }
 
-/// Whether a `Range` is well formed and in bytes (RFC 9110, section 14.1).
-fn is_range(range: &[u8]) -> bool {
-    let Some((unit, ranges)) = range.split_at_checked(b"bytes=".len()) else { return false };
-    // Longer than any file's length; eighteen digits are sure to fit into 64 bits.
-    let number = |digits: &[u8]| digits.len() <= 18 && digits.iter().all(u8::is_ascii_digit);
-    unit.eq_ignore_ascii_case(b"bytes=")
-        && ranges.split(|byte| *byte == b',').all(|range| {
-            let mut ends = range.trim_ascii().splitn(2, |byte| *byte == b'-');
-            match (ends.next(), ends.next()) {
-                (Some([]), Some(suffix)) => !suffix.is_empty() && number(suffix),
-                (Some(first), Some([])) => number(first),
-                (Some(first), Some(last)) => {
-                    let value =
-                        |digits| str::from_utf8(digits).ok().and_then(|digits: &str| digits.parse::<u64>().ok());
-                    number(first) && number(last) && value(first) <= value(last)
-                }
-                _ => false,
-            }
-        })
+/// A `Range` as the library understands it (RFC 9110, section 14.1). None for what is to be ignored:
+/// another unit than bytes, bad syntax, and several ranges at once.
+fn single_range(range: &[u8]) -> Option<String> {
+    let (unit, range) = str::from_utf8(range).ok()?.split_once('=')?;
+    let (first, last) = range.trim_ascii().split_once('-')?;
+    // No file is longer than eighteen digits say, and they are sure to fit.
+    let number = |digits: &str| -> Option<u64> {
+        let well_formed = digits.len() <= 18 && digits.bytes().all(|digit| digit.is_ascii_digit());
+        if well_formed { digits.parse().ok() } else { None }
+    };
+    if !unit.eq_ignore_ascii_case("bytes") {
+        return None;
+    }
+    match (first, last) {
+        ("", last) => Some(format!("bytes=-{}", number(last)?)),
+        (first, "") => Some(format!("bytes={}-", number(first)?)),
+        (first, last) => {
+            let (first, last) = (number(first)?, number(last)?);
+            (first <= last).then(|| format!("bytes={first}-{last}"))
+        }
+    }
 }
 
 /// Makes validators no stronger than they are. The library's tag is made from the time of change and
@@ -219,17 +248,15 @@ mod tests {
     }
 
     #[test]
-    fn ranges_that_are_not_understood_are_told_from_those_that_are() {
-        for range in [
-            "bytes=0-0",
-            "bytes=5-",
-            "bytes=-5",
-            "BYTES=1-2",
-            "bytes=0-1,4-",
-            "bytes=0-1, -4",
-            "bytes=0-999999999999999999",
+    fn one_range_in_bytes_is_understood_and_anything_else_ignored() {
+        for (range, understood) in [
+            ("bytes=0-0", "bytes=0-0"),
+            ("bytes=5-", "bytes=5-"),
+            ("bytes=-5", "bytes=-5"),
+            ("BYTES= 007-08 ", "bytes=7-8"),
+            ("bytes=0-999999999999999999", "bytes=0-999999999999999999"),
         ] {
-            assert!(is_range(range.as_bytes()), "{range}");
+            assert_eq!(single_range(range.as_bytes()).as_deref(), Some(understood));
         }
         for range in [
             "",
@@ -239,13 +266,15 @@ mod tests {
             "bytes=2-1",
             "bytes=a-b",
             "bytes=1",
+            "bytes=0-1,4-5",
             "bytes=0-1,",
             "bytes=+1-2",
             "bytes=1--2",
             "items=0-1",
-            "bytes=0-99999999999999999999",
+            "bytes=0-9999999999999999999",
+            "\u{e9}",
         ] {
-            assert!(!is_range(range.as_bytes()), "{range}");
+            assert_eq!(single_range(range.as_bytes()), None, "{range}");
         }
     }
 
