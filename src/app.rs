@@ -26,6 +26,7 @@ use crate::{
     relay::{self, buffer::Pool, dial::Dialer, workers::Workers},
     server::{
         http, rtmp,
+        streams::{self, Pieces, static_files::StaticFiles},
         system::{self, SystemState},
     },
     session::Sessions,
@@ -66,6 +67,8 @@ pub struct App {
     workers: Arc<Workers>,
     rtmp: TcpListener,
     rtmp_addr: SocketAddr,
+    http: TcpListener,
+    http_addr: SocketAddr,
     system: TcpListener,
     system_addr: SocketAddr,
 }
@@ -80,6 +83,7 @@ impl App {
     /// Does as [`Self::build`], but agrees with other nodes through `balancer`.
     pub async fn with_balancer(config: Config, balancer: Arc<dyn Balancer>) -> Result<Self, StartError> {
         let rtmp = net::listen(&config.rtmp.listen, &keys::PROXY_RTMP_SERVER.spec).await?;
+        let http = net::listen(&config.http.listen, &keys::PROXY_HTTP_SERVER.spec).await?;
         let system = net::listen(&config.system.listen, &keys::PROXY_SYSTEM_API.spec).await?;
         let workers = Workers::start(config.worker_threads.map(NonZeroUsize::get)).map_err(StartError::Workers)?;
         Ok(Self {
@@ -88,8 +92,10 @@ impl App {
             sessions: Sessions::default(),
             workers: Arc::new(workers),
             rtmp_addr: rtmp.local_addr().map_err(StartError::Address)?,
+            http_addr: http.local_addr().map_err(StartError::Address)?,
             system_addr: system.local_addr().map_err(StartError::Address)?,
             rtmp,
+            http,
             system,
             config,
         })
@@ -100,6 +106,11 @@ impl App {
         self.rtmp_addr
     }
 
+    /// Where HTTP streams are played.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http_addr
+    }
+
     /// Where the system API answers.
     pub fn system_addr(&self) -> SocketAddr {
         self.system_addr
@@ -108,7 +119,7 @@ impl App {
     /// Serves until `shutdown` is done.
     pub async fn run(self, shutdown: Shutdown) -> Outcome {
         let sessions = self.sessions.clone();
-        let (rtmp_addr, system_addr) = (self.rtmp_addr, self.system_addr);
+        let (rtmp_addr, http_addr, system_addr) = (self.rtmp_addr, self.http_addr, self.system_addr);
         let kind = self.config.balancer.kind;
         let balancer = Arc::clone(&self.balancer);
         let mut servers = self.serve(&shutdown).await;
@@ -117,6 +128,7 @@ impl App {
             version = env!("CARGO_PKG_VERSION"),
             balancer = kind.as_str(),
             rtmp = %rtmp_addr,
+            http = %http_addr,
             system_api = %system_addr,
             "listening"
         );
@@ -148,7 +160,7 @@ impl App {
 
     async fn serve(self, shutdown: &Shutdown) -> Servers {
         let mut servers = Servers::new();
-        let Self { config, balancer, duties, sessions, workers, rtmp, system, .. } = self;
+        let Self { config, balancer, duties, sessions, workers, rtmp, http, system, .. } = self;
         if let Some(duties) = duties {
             servers.spawn(named("mesh", duties));
         }
@@ -196,6 +208,31 @@ impl App {
         };
         servers.spawn(named("system api", server.run(system)));
 
+        let pool = Pool::default();
+        let limits = streams::limits(&config.http, &config.upstream);
+        let context = Arc::new(streams::Context {
+            balancer: Arc::clone(&balancer),
+            sessions: sessions.clone(),
+            vhosts: config.vhosts.clone(),
+            pool: pool.clone(),
+            pieces: Pieces::new(config.http.stream_idle, config.balancer.max_streams),
+            files: config.http.static_files.clone().map(StaticFiles::new),
+            http: config.http,
+            upstream: config.upstream.clone(),
+            client,
+            closing: shutdown.closing().clone(),
+        });
+        let remembered = Arc::clone(&context);
+        servers.spawn(named("streams fetched in pieces", async move { remembered.pieces.tidy().await }));
+        let server = http::Server {
+            router: streams::router(context),
+            limits,
+            workers: Some(Arc::clone(&workers)),
+            stop: shutdown.draining().clone(),
+            close: shutdown.closing().clone(),
+        };
+        servers.spawn(named("http streams", shutdown.tasks().track_future(server.run(http))));
+
         let context = Arc::new(rtmp::Context {
             balancer,
             sessions,
@@ -204,7 +241,7 @@ impl App {
             upstream: config.upstream,
             dialer,
             workers,
-            pool: Pool::default(),
+            pool,
             closing: shutdown.closing().clone(),
         });
         let draining = shutdown.draining();
@@ -283,7 +320,8 @@ mod tests {
     }
 
     async fn app(settings: &[(&str, &str)]) -> App {
-        let local = [("PROXY_RTMP_SERVER", "127.0.0.1:0"), ("PROXY_SYSTEM_API", "127.0.0.1:0")];
+        let listeners = ["PROXY_RTMP_SERVER", "PROXY_HTTP_SERVER", "PROXY_HTTP_API", "PROXY_SYSTEM_API"];
+        let local = listeners.map(|name| (name, "127.0.0.1:0"));
         App::build(config(&[&local, settings].concat())).await.unwrap()
     }
 
@@ -293,7 +331,12 @@ mod tests {
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (taken_at, free_at) = (taken.local_addr().unwrap(), free.local_addr().unwrap());
         drop(free);
-        let settings = [("PROXY_RTMP_SERVER", free_at.to_string()), ("PROXY_SYSTEM_API", taken_at.to_string())];
+        let settings = [
+            ("PROXY_RTMP_SERVER", free_at.to_string()),
+            ("PROXY_HTTP_SERVER", "127.0.0.1:0".into()),
+            ("PROXY_HTTP_API", "127.0.0.1:0".into()),
+            ("PROXY_SYSTEM_API", taken_at.to_string()),
+        ];
         let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let error = App::build(config(&settings)).await.map(|app| app.rtmp_addr()).unwrap_err();
         assert!(error.to_string().starts_with("PROXY_SYSTEM_API: cannot listen on"), "{error}");

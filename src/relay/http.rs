@@ -51,6 +51,25 @@ pub struct Patience {
     pub idle: Duration,
 }
 
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The origin does not take connections: nothing was sent.
+    #[error(transparent)]
+    Unreachable(Error),
+    /// The origin took the connection and gave no answer, or none that can be understood.
+    #[error(transparent)]
+    Unanswered(Error),
+}
+
+impl From<SendError> for Error {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Unreachable(error) | SendError::Unanswered(error) => error,
+        }
+    }
+}
+
 /// Sends requests, and keeps connections for the next ones. Cheap to clone.
 ///
 /// A connection is used again only on the thread that made it, whose runtime watches its socket.
@@ -84,14 +103,14 @@ impl Client {
     }
 
     /// Sends a request, whose target is in origin form, to `host:port`. All errors are of the origin's
-    /// side; the request may then be sent to another origin if its method is safe.
+    /// side. A connection that was kept and turns out to have ended is no error.
     pub async fn send(
         &self,
         host: &str,
         port: u16,
         request: Request<Full<Bytes>>,
         patience: Patience,
-    ) -> Result<Response<OriginBody>> {
+    ) -> Result<Response<OriginBody>, SendError> {
         let key: Key = (thread::current().id(), host.into(), port);
         // A connection that was kept may end at any moment, and only safe requests can then be repeated.
         if matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -100,18 +119,20 @@ impl Client {
                     Err(error) if error.kind() != Kind::Timeout => {
                         tracing::trace!(host, port, %error, "a connection that was kept has ended");
                     }
-                    answered => return answered,
+                    answered => return answered.map_err(SendError::Unanswered),
                 }
             }
         }
-        let stream = self.inner.dialer.connect(host, port, self.inner.settings.connect_timeout).await?;
+        let connecting = self.inner.dialer.connect(host, port, self.inner.settings.connect_timeout);
+        let stream = connecting.await.map_err(SendError::Unreachable)?;
         let (requests, connection) = http1::Builder::new()
             .max_buf_size(MAX_READ)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| Error::origin(Kind::Connect, format!("{host}:{port}: {}", describe(&error))))?;
+            .map_err(|error| Error::origin(Kind::Closed, format!("{host}:{port}: {}", describe(&error))))
+            .map_err(SendError::Unanswered)?;
         let leg = Leg { requests, connection: Some(Box::new(connection)) };
-        self.exchange(leg, &key, request, patience).await
+        self.exchange(leg, &key, request, patience).await.map_err(SendError::Unanswered)
     }
 
     async fn exchange(
@@ -226,7 +247,30 @@ pub struct OriginBody {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
+/// An answer's body as it is on the wire, with whatever framing its header says.
+#[derive(Debug)]
+pub struct RawBody {
+    /// What has come of it.
+    pub begun: Bytes,
+    /// Where the rest comes. The origin closes it at the body's end if it was asked to.
+    pub stream: TcpStream,
+}
+
 impl OriginBody {
+    /// Gives up reading the body here, before any of it was read. The body itself if it has ended.
+    pub fn into_raw(mut self) -> Result<RawBody, Box<Self>> {
+        if self.incoming.is_end_stream() {
+            return Err(Box::new(self));
+        }
+        let Some(Leg { requests, connection: Some(connection) }) = self.leg.take_if(|leg| leg.connection.is_some())
+        else {
+            return Err(Box::new(self));
+        };
+        drop(requests);
+        let http1::Parts { io, read_buf, .. } = connection.into_parts();
+        Ok(RawBody { begun: read_buf, stream: io.into_inner() })
+    }
+
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
         loop {
             if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {

@@ -1,0 +1,104 @@
+//! The search for an origin that takes a client: one after the other, until one does. What it meets
+//! is reported, so that nobody else runs into it.
+
+use std::{sync::Arc, time::Duration};
+
+use tracing::warn;
+
+use crate::{
+    balancer::{Balancer, BalancerError, Intent, Lease, PlaceRequest, Reachability},
+    error::{Error, Kind, Result},
+    origin::{OriginId, Protocol},
+    session::Sessions,
+    stream::StreamKey,
+};
+
+/// How long an origin that did not answer is watched for a sign of life in its other sessions.
+const PROOF_OF_LIFE: Duration = Duration::from_millis(300);
+
+/// What a client wants.
+#[derive(Debug, Clone, Copy)]
+pub struct Want<'a> {
+    /// The stream.
+    pub stream: &'a StreamKey,
+    /// In which protocol.
+    pub protocol: Protocol,
+    /// What for.
+    pub intent: Intent,
+    /// The client's session, where it has one; ids begin at 1.
+    pub session: u64,
+}
+
+/// A search that is under way.
+pub struct Attempts<'a> {
+    balancer: &'a Arc<dyn Balancer>,
+    sessions: &'a Sessions,
+    want: Want<'a>,
+    max: usize,
+    avoid: Vec<OriginId>,
+    last: Option<Error>,
+}
+
+impl<'a> Attempts<'a> {
+    /// Tries up to `max` origins.
+    pub fn new(balancer: &'a Arc<dyn Balancer>, sessions: &'a Sessions, want: Want<'a>, max: usize) -> Self {
+        Self { balancer, sessions, want, max, avoid: Vec::new(), last: None }
+    }
+
+    /// The next origin to try; an error once there is none, which is what the last one failed with.
+    pub async fn next(&mut self) -> Result<Lease> {
+        if self.avoid.len() >= self.max {
+            return Err(self.give_up());
+        }
+        let Want { stream, protocol, intent, .. } = self.want;
+        let request = PlaceRequest { stream, protocol, intent, avoid: &self.avoid };
+        match self.balancer.place(request).await {
+            Ok(placement) => Ok(Lease::new(Arc::clone(self.balancer), placement, intent)),
+            // What the last origin did says more than that there is no other.
+            Err(error) => Err(self.last.take().unwrap_or_else(|| unplaced(&error))),
+        }
+    }
+
+    /// Takes note that the origin answers.
+    pub async fn reached(&self, lease: &Lease) {
+        self.balancer.report(&lease.placement().origin.id(), Reachability::Reached).await;
+    }
+
+    /// Takes note of why the origin does not take the client. An error if no other may be tried.
+    pub async fn failed(&mut self, lease: &Lease, error: Error) -> Result<()> {
+        let id = lease.placement().origin.id();
+        let stream = self.want.stream;
+        if !error.is_retryable() {
+            return Err(error);
+        }
+        if error.kind() == Kind::Timeout && self.is_talking(&id).await {
+            // Too busy for one more connection, but not dead: whoever is on it stays on it.
+            warn!(%stream, origin = %id, %error, "the origin is slow, but its sessions go on");
+            if self.sessions.others_use(stream, self.want.session) {
+                return Err(error);
+            }
+        } else {
+            warn!(%stream, origin = %id, %error, "the origin fails; trying another");
+            self.balancer.report(&id, Reachability::Failed(error.message().to_owned())).await;
+        }
+        self.avoid.push(id);
+        self.last = Some(error);
+        Ok(())
+    }
+
+    /// Whether an origin that did not answer a new connection still serves the old ones.
+    async fn is_talking(&self, origin: &OriginId) -> bool {
+        let before = self.sessions.bytes_from(origin);
+        tokio::time::sleep(PROOF_OF_LIFE).await;
+        self.sessions.bytes_from(origin) > before
+    }
+
+    fn give_up(&mut self) -> Error {
+        self.last.take().unwrap_or_else(|| Error::internal(Kind::Unavailable, "no origin was tried"))
+    }
+}
+
+fn unplaced(error: &BalancerError) -> Error {
+    let kind = if matches!(error, BalancerError::Full(_)) { Kind::Limit } else { Kind::Unavailable };
+    Error::internal(kind, error.to_string())
+}
