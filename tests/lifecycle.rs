@@ -101,8 +101,9 @@ fn the_limit_on_open_files_is_raised_as_far_as_it_goes() {
 
 #[test]
 fn a_limit_on_open_files_that_suffices_is_not_warned_about() {
-    let mut proxy =
-        on_free_ports().env("PROXY_RTMP_MAX_CONNECTIONS", "8").env("PROXY_SYSTEM_API_MAX_CONNECTIONS", "8").start();
+    let few = ["RTMP", "HTTP", "HTTP_API", "SYSTEM_API"];
+    let start = few.iter().fold(on_free_ports(), |s, of| s.env(&format!("PROXY_{of}_MAX_CONNECTIONS"), "8"));
+    let mut proxy = start.start();
     proxy.listening();
     assert!(!proxy.said().iter().any(|line| line.contains("open files")), "{:#?}", proxy.said());
 }
