@@ -60,14 +60,15 @@ impl<'a> Forward<'a> {
         Self { context, peer, stream, request, kind }
     }
 
-    /// The way to take the client's connection over, if it can be told where `framing` ends.
-    pub fn takeover(&self, framing: Framing) -> Option<Takeover> {
-        let understood = match framing {
-            Framing::Plain => true,
-            Framing::Chunked => self.request.version() >= Version::HTTP_11,
-            Framing::Other => false,
-        };
-        self.request.extensions().get::<Takeover>().filter(|_| understood && !self.is_head()).cloned()
+    /// Whether the two connections are to be joined once the origin has answered. HTTP/1.0 knows no
+    /// chunks.
+    fn takes_over(&self) -> bool {
+        self.kind == Kind::Progressive && !self.is_head() && self.request.version() >= Version::HTTP_11
+    }
+
+    /// The way to take the client's connection over.
+    pub fn takeover(&self) -> Option<Takeover> {
+        self.request.extensions().get::<Takeover>().filter(|_| self.takes_over()).cloned()
     }
 
     /// Whether the client wants the header alone.
@@ -137,7 +138,12 @@ impl<'a> Forward<'a> {
         let request = self.request(&address).map_err(SendError::Unanswered)?;
         let http = &self.context.http;
         let patience = Patience { answer: http.answer_timeout, idle: http.idle_timeout };
-        let mut response = self.context.client.send(host, port, request, patience).await?;
+        let client = &self.context.client;
+        let mut response = if self.takes_over() {
+            client.open(host, port, request, patience).await?
+        } else {
+            client.send(host, port, request, patience).await?
+        };
         let framing = headers::framing(response.headers());
         headers::end_to_end(response.headers_mut());
         let authorities = [headers::host(self.request).to_owned(), address];
@@ -157,7 +163,7 @@ impl<'a> Forward<'a> {
         *request.method_mut() = self.request.method().clone();
         *request.uri_mut() = uri;
         *request.headers_mut() = headers::to_origin(self.request, self.peer, address);
-        if self.kind == Kind::Progressive {
+        if self.takes_over() {
             // What comes then ends with the connection, and nothing has to look for its end.
             request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
