@@ -20,7 +20,7 @@ use crate::{
     origin::{Origin, Protocol},
     relay::http::{OriginBody, Patience, SendError},
     server::{
-        attempts::{Attempts, Want},
+        attempts::{Attempts, Means, Want},
         http::Takeover,
     },
     stream::StreamKey,
@@ -106,10 +106,8 @@ impl<'a> Forward<'a> {
         loop {
             let lease = attempts.next().await?;
             match self.ask(&lease).await {
-                Ok(answer) => {
-                    attempts.reached(&lease).await;
-                    return Ok((answer, lease));
-                }
+                // That HTTP is answered does not say that RTMP is, which is what makes an origin suspect.
+                Ok(answer) => return Ok((answer, lease)),
                 Err(SendError::Unreachable(error)) => attempts.failed(&lease, error).await?,
                 Err(SendError::Unanswered(error)) => return Err(error),
             }
@@ -118,7 +116,8 @@ impl<'a> Forward<'a> {
 
     fn attempts(&self, session: u64) -> Attempts<'_> {
         let want = Want { stream: self.stream, protocol: Protocol::Http, intent: Intent::Play, session };
-        Attempts::new(&self.context.balancer, &self.context.sessions, want, self.context.upstream.max_attempts)
+        let Context { balancer, sessions, dialer, upstream, .. } = &**self.context;
+        Attempts::new(Means { balancer, sessions, dialer, upstream }, want)
     }
 
     /// Asks an origin; once more if it breaks off before its answer, as one that restarts does.
