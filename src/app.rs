@@ -25,6 +25,7 @@ use crate::{
     net::{self, ListenError},
     relay::{self, buffer::Pool, dial::Dialer, workers::Workers},
     server::{
+        api::{self, ApiState},
         http, rtmp,
         system::{self, SystemState},
     },
@@ -66,6 +67,8 @@ pub struct App {
     workers: Arc<Workers>,
     rtmp: TcpListener,
     rtmp_addr: SocketAddr,
+    api: TcpListener,
+    api_addr: SocketAddr,
     system: TcpListener,
     system_addr: SocketAddr,
 }
@@ -80,6 +83,7 @@ impl App {
     /// Does as [`Self::build`], but agrees with other nodes through `balancer`.
     pub async fn with_balancer(config: Config, balancer: Arc<dyn Balancer>) -> Result<Self, StartError> {
         let rtmp = net::listen(&config.rtmp.listen, &keys::PROXY_RTMP_SERVER.spec).await?;
+        let api = net::listen(&config.api.listen, &keys::PROXY_HTTP_API.spec).await?;
         let system = net::listen(&config.system.listen, &keys::PROXY_SYSTEM_API.spec).await?;
         let workers = Workers::start(config.worker_threads.map(NonZeroUsize::get)).map_err(StartError::Workers)?;
         Ok(Self {
@@ -88,8 +92,10 @@ impl App {
             sessions: Sessions::default(),
             workers: Arc::new(workers),
             rtmp_addr: rtmp.local_addr().map_err(StartError::Address)?,
+            api_addr: api.local_addr().map_err(StartError::Address)?,
             system_addr: system.local_addr().map_err(StartError::Address)?,
             rtmp,
+            api,
             system,
             config,
         })
@@ -100,6 +106,11 @@ impl App {
         self.rtmp_addr
     }
 
+    /// Where the HTTP API answers.
+    pub fn api_addr(&self) -> SocketAddr {
+        self.api_addr
+    }
+
     /// Where the system API answers.
     pub fn system_addr(&self) -> SocketAddr {
         self.system_addr
@@ -108,7 +119,7 @@ impl App {
     /// Serves until `shutdown` is done.
     pub async fn run(self, shutdown: Shutdown) -> Outcome {
         let sessions = self.sessions.clone();
-        let (rtmp_addr, system_addr) = (self.rtmp_addr, self.system_addr);
+        let (rtmp_addr, api_addr, system_addr) = (self.rtmp_addr, self.api_addr, self.system_addr);
         let kind = self.config.balancer.kind;
         let balancer = Arc::clone(&self.balancer);
         let mut servers = self.serve(&shutdown).await;
@@ -117,6 +128,7 @@ impl App {
             version = env!("CARGO_PKG_VERSION"),
             balancer = kind.as_str(),
             rtmp = %rtmp_addr,
+            http_api = %api_addr,
             system_api = %system_addr,
             "listening"
         );
@@ -148,7 +160,7 @@ impl App {
 
     async fn serve(self, shutdown: &Shutdown) -> Servers {
         let mut servers = Servers::new();
-        let Self { config, balancer, duties, sessions, workers, rtmp, system, .. } = self;
+        let Self { config, balancer, duties, sessions, workers, rtmp, api, system, .. } = self;
         if let Some(duties) = duties {
             servers.spawn(named("mesh", duties));
         }
@@ -176,6 +188,15 @@ impl App {
         // A task that the end waits for: before the others have taken over, nobody may miss this node.
         let hand_over = membership::hand_over(Arc::clone(&balancer), shutdown.draining().clone(), config.drain.force);
         servers.spawn(named("hand-over", shutdown.tasks().track_future(hand_over)));
+
+        let server = http::Server {
+            limits: http::Limits::from(&config.api),
+            router: api::router(ApiState { balancer: Arc::clone(&balancer), client, config: config.api }),
+            workers: None,
+            stop: shutdown.done().clone(),
+            close: CancellationToken::new(),
+        };
+        servers.spawn(named("http api", server.run(api)));
 
         let limits = http::Limits::from(&config.system);
         let router = system::router(SystemState {
@@ -283,7 +304,7 @@ mod tests {
     }
 
     async fn app(settings: &[(&str, &str)]) -> App {
-        let local = [("PROXY_RTMP_SERVER", "127.0.0.1:0"), ("PROXY_SYSTEM_API", "127.0.0.1:0")];
+        let local = ["PROXY_RTMP_SERVER", "PROXY_HTTP_API", "PROXY_SYSTEM_API"].map(|name| (name, "127.0.0.1:0"));
         App::build(config(&[&local, settings].concat())).await.unwrap()
     }
 
@@ -294,7 +315,8 @@ mod tests {
         let (taken_at, free_at) = (taken.local_addr().unwrap(), free.local_addr().unwrap());
         drop(free);
         let settings = [("PROXY_RTMP_SERVER", free_at.to_string()), ("PROXY_SYSTEM_API", taken_at.to_string())];
-        let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let settings = settings.iter().map(|(name, value)| (*name, value.as_str()));
+        let settings: Vec<_> = settings.chain([("PROXY_HTTP_API", "127.0.0.1:0")]).collect();
         let error = App::build(config(&settings)).await.map(|app| app.rtmp_addr()).unwrap_err();
         assert!(error.to_string().starts_with("PROXY_SYSTEM_API: cannot listen on"), "{error}");
         assert!(TcpListener::bind(free_at).await.is_ok());
@@ -303,7 +325,7 @@ mod tests {
     #[tokio::test]
     async fn an_idle_app_ends_as_soon_as_it_is_told_to_and_closes_its_listeners() {
         let app = app(&[]).await;
-        let addresses = [app.rtmp_addr(), app.system_addr()];
+        let addresses = [app.rtmp_addr(), app.api_addr(), app.system_addr()];
         let shutdown = Shutdown::new(app.config.drain.clone());
         shutdown.begin();
         let ended = timeout(Duration::from_secs(5), app.run(shutdown)).await;

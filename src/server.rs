@@ -1,7 +1,10 @@
 //! The listeners, one file for each. What a client asks is understood here, and handed down.
 
 pub mod admission;
+pub mod api;
+mod auth;
 pub mod http;
+pub mod openapi;
 pub mod rtmp;
 pub mod system;
 mod throttle;

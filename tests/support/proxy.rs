@@ -51,6 +51,7 @@ impl Proxy {
             command.env_remove(name);
         }
         command.env("PROXY_RTMP_SERVER", "127.0.0.1:0").env("PROXY_SYSTEM_API", "127.0.0.1:0");
+        command.env("PROXY_HTTP_API", "127.0.0.1:0");
         command.envs(settings.iter().copied());
         let mut process = Process::spawn("srs-proxy", &command);
         let (rtmp, api) = wait_for_some("the proxy says where it listens", LIMIT, || {
