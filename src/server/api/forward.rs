@@ -11,11 +11,7 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::{
-    App, MAX_SHOWN,
-    ask::Target,
-    caller, reply,
-};
+use super::{App, MAX_SHOWN, ask::Target, caller, reply};
 use crate::server::http;
 
 /// The largest body of a request, in bytes.
@@ -43,7 +39,9 @@ pub(super) async fn forward(app: &App, request: Request, origin: &str, target: U
         let origin: String = origin.chars().take(MAX_SHOWN).collect();
         return http::error(
             StatusCode::NOT_FOUND,
-            format!("no origin {origin:?} with an HTTP API is registered; /api/v1/proxy/origins of the system API lists them"),
+            format!(
+                "no origin {origin:?} with an HTTP API is registered; /api/v1/proxy/origins of the system API lists them"
+            ),
         );
     };
     let peer = http::peer(&request).map(|peer| peer.ip());

@@ -201,8 +201,7 @@ pub fn vhost(parts: Vec<Part>, id: &str) -> Option<Value> {
 }
 
 /// The numbers of a vhost that are summed.
-const SUMMED: [&str; 6] =
-    ["/clients", "/streams", "/send_bytes", "/recv_bytes", "/kbps/recv_30s", "/kbps/send_30s"];
+const SUMMED: [&str; 6] = ["/clients", "/streams", "/send_bytes", "/recv_bytes", "/kbps/recv_30s", "/kbps/send_30s"];
 
 fn vhosts(parts: Vec<Part>) -> Vec<Value> {
     // By place, so that vhosts keep the order in which they were first seen.

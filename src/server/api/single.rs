@@ -211,17 +211,7 @@ const MEMINFOS: &[(&str, &[&str], Rule)] = &[
     ("", &["percent_swap"], Rule::MeanBy("/SwapTotal")),
     (
         "",
-        &[
-            "MemActive",
-            "RealInUse",
-            "NotInUse",
-            "MemTotal",
-            "MemFree",
-            "Buffers",
-            "Cached",
-            "SwapTotal",
-            "SwapFree",
-        ],
+        &["MemActive", "RealInUse", "NotInUse", "MemTotal", "MemFree", "Buffers", "Cached", "SwapTotal", "SwapFree"],
         Rule::Sum,
     ),
 ];

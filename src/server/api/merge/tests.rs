@@ -72,7 +72,8 @@ fn a_page_is_cut_from_all_lists_together_in_the_order_of_the_origins() {
 
 #[test]
 fn a_vhost_of_several_origins_is_one_with_the_sum_of_their_numbers() {
-    let other = VHOSTS.replace("\"enabled\":true,\"clients\":1", "\"enabled\":false,\"clients\":6").replace("vid-", "x-");
+    let other =
+        VHOSTS.replace("\"enabled\":true,\"clients\":1", "\"enabled\":false,\"clients\":6").replace("vid-", "x-");
     let merged = list(List::Vhosts, vec![part("a", List::Vhosts, VHOSTS), part("b", List::Vhosts, &other)], None);
     assert_eq!(merged.len(), 2);
     let expected = json!({
