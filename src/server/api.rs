@@ -117,6 +117,12 @@ fn routes() -> Vec<(String, Route)> {
     index.into_iter().chain(singles).chain(lists).chain(items).chain(others).collect()
 }
 
+/// The paths that are answered for all origins together, without the slash that each may have behind
+/// it.
+pub fn paths() -> Vec<String> {
+    routes().into_iter().map(|(path, _)| if path.is_empty() { "/".to_owned() } else { path }).collect()
+}
+
 impl Route {
     fn serve(self) -> MethodRouter<Arc<App>> {
         match self {
