@@ -133,7 +133,7 @@ async fn an_origin_that_does_not_answer_as_srs_does_is_named_and_fails_nothing()
         (Origin::fixed("g", 401, "").await, "status 401"),
         (Origin::fixed("h", 200, r#"{"code":0,"streams":{}}"#).await, "is not what SRS has there"),
         (Origin::fixed("i", 200, &huge).await, "its answer is larger than 16777216 bytes"),
-        (Origin::fixed("j", 404, "not found").await, "its answer is no JSON object"),
+        (Origin::fixed("j", 404, "not found").await, "it answers with status 404"),
     ];
     let all: Vec<_> = origins.iter().map(|(origin, _)| origin).collect();
     let api = Api::with(&all, None, Duration::from_secs(3)).await;

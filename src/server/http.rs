@@ -83,8 +83,8 @@ const CLIENT: Duration = Duration::from_secs(10);
 
 impl From<&config::Api> for Limits {
     fn from(config: &config::Api) -> Self {
-        // Origins may be asked twice: for who has a client, and to close it.
-        let request_timeout = CLIENT.saturating_add(config.timeout.saturating_mul(2));
+        // For who the origins are, which of them has a client, and its end.
+        let request_timeout = CLIENT.saturating_add(config.timeout.saturating_mul(3));
         let limits = Self::api(CLIENT, config.max_connections, keys::PROXY_HTTP_API_MAX_CONNECTIONS.spec.name);
         Self { request_timeout, linger: request_timeout, ..limits }
     }

@@ -117,8 +117,8 @@ impl Asker {
             *request.headers_mut() = headers;
             let answer = self.send(target, request).await.map_err(|error| error.message().to_owned())?;
             match answer.status() {
-                status if status.is_success() => self.read(answer.into_body(), false).await,
-                StatusCode::NOT_FOUND => self.read(answer.into_body(), true).await,
+                status if status.is_success() => self.read(answer.into_body()).await,
+                StatusCode::NOT_FOUND => Ok(Answer { body: Vec::new(), missing: true, _held: None }),
                 StatusCode::UNAUTHORIZED => {
                     let challenge = answer.headers().get(header::WWW_AUTHENTICATE).cloned();
                     let challenge = challenge.unwrap_or(HeaderValue::from_static("Basic"));
@@ -146,7 +146,7 @@ impl Asker {
         self.client.send(host, port, request, patience).await
     }
 
-    async fn read(&self, mut body: OriginBody, missing: bool) -> Result<Answer, NoAnswer> {
+    async fn read(&self, mut body: OriginBody) -> Result<Answer, NoAnswer> {
         let mut bytes = Vec::new();
         let mut held: Option<OwnedSemaphorePermit> = None;
         while let Some(frame) = body.frame().await {
@@ -165,7 +165,7 @@ impl Asker {
             }
             bytes.extend_from_slice(&data);
         }
-        Ok(Answer { body: bytes, missing, _held: held })
+        Ok(Answer { body: bytes, missing: false, _held: held })
     }
 }
 

@@ -38,13 +38,10 @@ impl Answers {
         for (target, answer) in came {
             let origin = target.id.as_str().to_owned();
             // The body ends here, and with it what it takes of the bound.
-            let read = answer.and_then(|answer| match merge::read(&answer.body, shape, missing) {
-                Ok(Reading::Found(_)) if answer.missing => Ok(Reading::Missing),
-                Err(error) if answer.missing && !missing.is_empty() => {
-                    tracing::trace!(origin, error, "an origin's answer with status 404");
-                    Ok(Reading::Missing)
-                }
-                read => read.map_err(NoAnswer::from),
+            let read = answer.and_then(|answer| match answer.missing {
+                false => merge::read(&answer.body, shape, missing).map_err(NoAnswer::from),
+                true if missing.is_empty() => Err(NoAnswer::from("it answers with status 404")),
+                true => Ok(Reading::Missing),
             });
             match read {
                 Ok(Reading::Found(value)) => answers.parts.push(Part { origin, tag: target.tag, value }),
