@@ -22,7 +22,7 @@ fn the_documented_command_line_starts_a_node() {
     let field = |name: &str| line.split_whitespace().find_map(|word| word.strip_prefix(name)).unwrap().to_owned();
     assert_eq!(field("version="), format!("{:?}", env!("CARGO_PKG_VERSION")));
     assert_eq!(field("balancer="), "\"memory\"");
-    for name in ["rtmp=", "http=", "system_api="] {
+    for name in ["rtmp=", "http=", "http_api=", "system_api="] {
         let port = field(name).rsplit_once(':').unwrap().1.parse().unwrap();
         TcpStream::connect(("127.0.0.1", port)).unwrap();
     }
@@ -60,7 +60,7 @@ fn the_default_backend_is_registered_and_shown() {
 fn a_port_in_use_is_told_and_nothing_is_served() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    for name in ["PROXY_RTMP_SERVER", "PROXY_HTTP_SERVER", "PROXY_SYSTEM_API"] {
+    for name in ["PROXY_RTMP_SERVER", "PROXY_HTTP_SERVER", "PROXY_HTTP_API", "PROXY_SYSTEM_API"] {
         let ended = on_free_ports().env(name, &address).run();
         assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
         let told = format!(
