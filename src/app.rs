@@ -27,6 +27,7 @@ use crate::{
     server::{
         api::{self, ApiState},
         http, rtmp,
+        streams::{self, Pieces, static_files::StaticFiles},
         system::{self, SystemState},
     },
     session::Sessions,
@@ -67,6 +68,8 @@ pub struct App {
     workers: Arc<Workers>,
     rtmp: TcpListener,
     rtmp_addr: SocketAddr,
+    http: TcpListener,
+    http_addr: SocketAddr,
     api: TcpListener,
     api_addr: SocketAddr,
     system: TcpListener,
@@ -83,6 +86,7 @@ impl App {
     /// Does as [`Self::build`], but agrees with other nodes through `balancer`.
     pub async fn with_balancer(config: Config, balancer: Arc<dyn Balancer>) -> Result<Self, StartError> {
         let rtmp = net::listen(&config.rtmp.listen, &keys::PROXY_RTMP_SERVER.spec).await?;
+        let http = net::listen(&config.http.listen, &keys::PROXY_HTTP_SERVER.spec).await?;
         let api = net::listen(&config.api.listen, &keys::PROXY_HTTP_API.spec).await?;
         let system = net::listen(&config.system.listen, &keys::PROXY_SYSTEM_API.spec).await?;
         let workers = Workers::start(config.worker_threads.map(NonZeroUsize::get)).map_err(StartError::Workers)?;
@@ -92,9 +96,11 @@ impl App {
             sessions: Sessions::default(),
             workers: Arc::new(workers),
             rtmp_addr: rtmp.local_addr().map_err(StartError::Address)?,
+            http_addr: http.local_addr().map_err(StartError::Address)?,
             api_addr: api.local_addr().map_err(StartError::Address)?,
             system_addr: system.local_addr().map_err(StartError::Address)?,
             rtmp,
+            http,
             api,
             system,
             config,
@@ -104,6 +110,11 @@ impl App {
     /// Where RTMP clients are taken.
     pub fn rtmp_addr(&self) -> SocketAddr {
         self.rtmp_addr
+    }
+
+    /// Where HTTP streams are played.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http_addr
     }
 
     /// Where the HTTP API answers.
@@ -119,7 +130,8 @@ impl App {
     /// Serves until `shutdown` is done.
     pub async fn run(self, shutdown: Shutdown) -> Outcome {
         let sessions = self.sessions.clone();
-        let (rtmp_addr, api_addr, system_addr) = (self.rtmp_addr, self.api_addr, self.system_addr);
+        let (rtmp_addr, http_addr) = (self.rtmp_addr, self.http_addr);
+        let (api_addr, system_addr) = (self.api_addr, self.system_addr);
         let kind = self.config.balancer.kind;
         let balancer = Arc::clone(&self.balancer);
         let mut servers = self.serve(&shutdown).await;
@@ -128,6 +140,7 @@ impl App {
             version = env!("CARGO_PKG_VERSION"),
             balancer = kind.as_str(),
             rtmp = %rtmp_addr,
+            http = %http_addr,
             http_api = %api_addr,
             system_api = %system_addr,
             "listening"
@@ -160,7 +173,7 @@ impl App {
 
     async fn serve(self, shutdown: &Shutdown) -> Servers {
         let mut servers = Servers::new();
-        let Self { config, balancer, duties, sessions, workers, rtmp, api, system, .. } = self;
+        let Self { config, balancer, duties, sessions, workers, rtmp, http, api, system, .. } = self;
         if let Some(duties) = duties {
             servers.spawn(named("mesh", duties));
         }
@@ -191,7 +204,11 @@ impl App {
 
         let server = http::Server {
             limits: http::Limits::from(&config.api),
-            router: api::router(ApiState { balancer: Arc::clone(&balancer), client, config: config.api }),
+            router: api::router(ApiState {
+                balancer: Arc::clone(&balancer),
+                client: client.clone(),
+                config: config.api,
+            }),
             workers: None,
             stop: shutdown.done().clone(),
             close: CancellationToken::new(),
@@ -217,6 +234,32 @@ impl App {
         };
         servers.spawn(named("system api", server.run(system)));
 
+        let pool = Pool::default();
+        let limits = streams::limits(&config.http, &config.upstream);
+        let context = Arc::new(streams::Context {
+            balancer: Arc::clone(&balancer),
+            sessions: sessions.clone(),
+            vhosts: config.vhosts.clone(),
+            pool: pool.clone(),
+            pieces: Pieces::new(config.http.stream_idle, config.balancer.max_streams),
+            files: config.http.static_files.clone().map(StaticFiles::new),
+            http: config.http,
+            upstream: config.upstream.clone(),
+            dialer: dialer.clone(),
+            client,
+            closing: shutdown.closing().clone(),
+        });
+        let remembered = Arc::clone(&context);
+        servers.spawn(named("streams fetched in pieces", async move { remembered.pieces.tidy().await }));
+        let server = http::Server {
+            router: streams::router(context),
+            limits,
+            workers: Some(Arc::clone(&workers)),
+            stop: shutdown.draining().clone(),
+            close: shutdown.closing().clone(),
+        };
+        servers.spawn(named("http streams", shutdown.tasks().track_future(server.run(http))));
+
         let context = Arc::new(rtmp::Context {
             balancer,
             sessions,
@@ -225,7 +268,7 @@ impl App {
             upstream: config.upstream,
             dialer,
             workers,
-            pool: Pool::default(),
+            pool,
             closing: shutdown.closing().clone(),
         });
         let draining = shutdown.draining();
@@ -304,7 +347,8 @@ mod tests {
     }
 
     async fn app(settings: &[(&str, &str)]) -> App {
-        let local = ["PROXY_RTMP_SERVER", "PROXY_HTTP_API", "PROXY_SYSTEM_API"].map(|name| (name, "127.0.0.1:0"));
+        let listeners = ["PROXY_RTMP_SERVER", "PROXY_HTTP_SERVER", "PROXY_HTTP_API", "PROXY_SYSTEM_API"];
+        let local = listeners.map(|name| (name, "127.0.0.1:0"));
         App::build(config(&[&local, settings].concat())).await.unwrap()
     }
 
@@ -314,9 +358,13 @@ mod tests {
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (taken_at, free_at) = (taken.local_addr().unwrap(), free.local_addr().unwrap());
         drop(free);
-        let settings = [("PROXY_RTMP_SERVER", free_at.to_string()), ("PROXY_SYSTEM_API", taken_at.to_string())];
-        let settings = settings.iter().map(|(name, value)| (*name, value.as_str()));
-        let settings: Vec<_> = settings.chain([("PROXY_HTTP_API", "127.0.0.1:0")]).collect();
+        let settings = [
+            ("PROXY_RTMP_SERVER", free_at.to_string()),
+            ("PROXY_HTTP_SERVER", "127.0.0.1:0".into()),
+            ("PROXY_HTTP_API", "127.0.0.1:0".into()),
+            ("PROXY_SYSTEM_API", taken_at.to_string()),
+        ];
+        let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let error = App::build(config(&settings)).await.map(|app| app.rtmp_addr()).unwrap_err();
         assert!(error.to_string().starts_with("PROXY_SYSTEM_API: cannot listen on"), "{error}");
         assert!(TcpListener::bind(free_at).await.is_ok());

@@ -2,9 +2,12 @@
 
 pub mod admission;
 pub mod api;
+mod attempts;
 mod auth;
 pub mod http;
 pub mod openapi;
 pub mod rtmp;
+mod session_log;
+pub mod streams;
 pub mod system;
 mod throttle;

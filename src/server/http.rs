@@ -2,6 +2,8 @@
 
 mod connection;
 
+pub use connection::Takeover;
+
 use std::{io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
@@ -110,7 +112,8 @@ pub(super) async fn wrong_method(method: Method, uri: Uri) -> Response {
 impl Server {
     /// Serves until it is to stop; then lets running requests end, and returns.
     ///
-    /// Dropping the future closes all connections at once.
+    /// Dropping the future closes all connections at once, but for those that were taken over
+    /// ([`Takeover`]).
     pub async fn run(self, listener: TcpListener) {
         let Self { router, limits, workers, stop, close } = self;
         let complaints = Throttle::new(COMPLAINT_PERIOD, 1);
@@ -145,8 +148,7 @@ impl Server {
             let (router, stop, close) = (router.clone(), stop.clone(), close.clone());
             let connection = connections.track_future(async move {
                 if let Ok(stream) = TcpStream::from_std(stream) {
-                    let served = connection::serve(stream, peer, router, limits, stop);
-                    close.run_until_cancelled(served).await;
+                    connection::serve(stream, peer, router, limits, stop, close).await;
                 }
                 drop(permit);
             });

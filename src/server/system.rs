@@ -78,7 +78,7 @@ struct App {
     refusals: Throttle<(Option<IpAddr>, String)>,
 }
 
-/// The routes. Serve them with [`http::serve`].
+/// The routes. Serve them with [`http::Server`].
 pub fn router(state: SystemState) -> Router {
     let alone = cluster::Alone::new(&state);
     let app = Arc::new(App { state, alone, refusals: Throttle::new(REFUSAL_PERIOD, MAX_REFUSALS) });

@@ -143,7 +143,7 @@ impl Asker {
             request.headers_mut().insert(header::HOST, authority);
         }
         let patience = Patience { answer: self.timeout, idle: self.timeout };
-        self.client.send(host, port, request, patience).await
+        Ok(self.client.send(host, port, request, patience).await?)
     }
 
     async fn read(&self, mut body: OriginBody) -> Result<Answer, NoAnswer> {
