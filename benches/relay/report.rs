@@ -76,7 +76,7 @@ fn write_all(out: &mut String, options: &Options, findings: &Findings) -> fmt::R
         writeln!(out, "First media from the origin itself: p50 {p50:.2} ms, p99 {p99:.2} ms.\n")?;
     }
     writeln!(out, "| srs-proxy | target | measured | met |\n|---|---|---|---|")?;
-    for target in targets(options) {
+    for target in targets(options).iter().filter(|target| options.scenarios.contains(&target.measure.scenario())) {
         let measured = target.measured(findings);
         let met = match (measured, target.limit) {
             (Some(measured), Some(limit)) if limit.holds(measured.median) => "yes",
@@ -157,13 +157,18 @@ enum Measure {
     CpuOfRequests,
 }
 
+impl Measure {
+    const fn scenario(self) -> Scenario {
+        match self {
+            Self::Cpu(scenario) => scenario,
+            Self::Resident | Self::Peak => Scenario::Idle,
+            Self::P50 | Self::P99 => Scenario::Latency,
+            Self::Rate | Self::Errors | Self::RequestP99 | Self::CpuOfRequests => Scenario::Segments,
+        }
+    }
+}
+
 fn values(findings: &Findings, measure: Measure, kind: Kind) -> Vec<(usize, f64)> {
-    let scenario = match measure {
-        Measure::Cpu(scenario) => scenario,
-        Measure::Resident | Measure::Peak => Scenario::Idle,
-        Measure::P50 | Measure::P99 => Scenario::Latency,
-        Measure::Rate | Measure::Errors | Measure::RequestP99 | Measure::CpuOfRequests => Scenario::Segments,
-    };
     let number = |finding| match (measure, finding) {
         (Measure::Cpu(_), Finding::Load(measured)) => Some(measured.seconds_per_gb()),
         (Measure::Resident, Finding::Load(measured)) => Some(measured.memory.resident as f64 / MB),
@@ -177,7 +182,7 @@ fn values(findings: &Findings, measure: Measure, kind: Kind) -> Vec<(usize, f64)
         (Measure::RequestP99, Finding::Segments(found)) => Some(found.p99.as_secs_f64() * 1e3),
         _ => None,
     };
-    findings.of(scenario, kind).filter_map(|(round, finding)| Some((round, number(finding)?))).collect()
+    findings.of(measure.scenario(), kind).filter_map(|(round, finding)| Some((round, number(finding)?))).collect()
 }
 
 /// What the proxy is to reach.
