@@ -25,6 +25,7 @@ use crate::{
     net::{self, ListenError},
     relay::{self, buffer::Pool, dial::Dialer, workers::Workers},
     server::{
+        api::{self, ApiState},
         http, rtmp,
         streams::{self, Pieces, static_files::StaticFiles},
         system::{self, SystemState},
@@ -69,6 +70,8 @@ pub struct App {
     rtmp_addr: SocketAddr,
     http: TcpListener,
     http_addr: SocketAddr,
+    api: TcpListener,
+    api_addr: SocketAddr,
     system: TcpListener,
     system_addr: SocketAddr,
 }
@@ -84,6 +87,7 @@ impl App {
     pub async fn with_balancer(config: Config, balancer: Arc<dyn Balancer>) -> Result<Self, StartError> {
         let rtmp = net::listen(&config.rtmp.listen, &keys::PROXY_RTMP_SERVER.spec).await?;
         let http = net::listen(&config.http.listen, &keys::PROXY_HTTP_SERVER.spec).await?;
+        let api = net::listen(&config.api.listen, &keys::PROXY_HTTP_API.spec).await?;
         let system = net::listen(&config.system.listen, &keys::PROXY_SYSTEM_API.spec).await?;
         let workers = Workers::start(config.worker_threads.map(NonZeroUsize::get)).map_err(StartError::Workers)?;
         Ok(Self {
@@ -93,9 +97,11 @@ impl App {
             workers: Arc::new(workers),
             rtmp_addr: rtmp.local_addr().map_err(StartError::Address)?,
             http_addr: http.local_addr().map_err(StartError::Address)?,
+            api_addr: api.local_addr().map_err(StartError::Address)?,
             system_addr: system.local_addr().map_err(StartError::Address)?,
             rtmp,
             http,
+            api,
             system,
             config,
         })
@@ -111,6 +117,11 @@ impl App {
         self.http_addr
     }
 
+    /// Where the HTTP API answers.
+    pub fn api_addr(&self) -> SocketAddr {
+        self.api_addr
+    }
+
     /// Where the system API answers.
     pub fn system_addr(&self) -> SocketAddr {
         self.system_addr
@@ -119,7 +130,8 @@ impl App {
     /// Serves until `shutdown` is done.
     pub async fn run(self, shutdown: Shutdown) -> Outcome {
         let sessions = self.sessions.clone();
-        let (rtmp_addr, http_addr, system_addr) = (self.rtmp_addr, self.http_addr, self.system_addr);
+        let (rtmp_addr, http_addr) = (self.rtmp_addr, self.http_addr);
+        let (api_addr, system_addr) = (self.api_addr, self.system_addr);
         let kind = self.config.balancer.kind;
         let balancer = Arc::clone(&self.balancer);
         let mut servers = self.serve(&shutdown).await;
@@ -129,6 +141,7 @@ impl App {
             balancer = kind.as_str(),
             rtmp = %rtmp_addr,
             http = %http_addr,
+            http_api = %api_addr,
             system_api = %system_addr,
             "listening"
         );
@@ -160,7 +173,7 @@ impl App {
 
     async fn serve(self, shutdown: &Shutdown) -> Servers {
         let mut servers = Servers::new();
-        let Self { config, balancer, duties, sessions, workers, rtmp, http, system, .. } = self;
+        let Self { config, balancer, duties, sessions, workers, rtmp, http, api, system, .. } = self;
         if let Some(duties) = duties {
             servers.spawn(named("mesh", duties));
         }
@@ -188,6 +201,19 @@ impl App {
         // A task that the end waits for: before the others have taken over, nobody may miss this node.
         let hand_over = membership::hand_over(Arc::clone(&balancer), shutdown.draining().clone(), config.drain.force);
         servers.spawn(named("hand-over", shutdown.tasks().track_future(hand_over)));
+
+        let server = http::Server {
+            limits: http::Limits::from(&config.api),
+            router: api::router(ApiState {
+                balancer: Arc::clone(&balancer),
+                client: client.clone(),
+                config: config.api,
+            }),
+            workers: None,
+            stop: shutdown.done().clone(),
+            close: CancellationToken::new(),
+        };
+        servers.spawn(named("http api", server.run(api)));
 
         let limits = http::Limits::from(&config.system);
         let router = system::router(SystemState {
@@ -219,6 +245,7 @@ impl App {
             files: config.http.static_files.clone().map(StaticFiles::new),
             http: config.http,
             upstream: config.upstream.clone(),
+            dialer: dialer.clone(),
             client,
             closing: shutdown.closing().clone(),
         });
@@ -346,7 +373,7 @@ mod tests {
     #[tokio::test]
     async fn an_idle_app_ends_as_soon_as_it_is_told_to_and_closes_its_listeners() {
         let app = app(&[]).await;
-        let addresses = [app.rtmp_addr(), app.system_addr()];
+        let addresses = [app.rtmp_addr(), app.api_addr(), app.system_addr()];
         let shutdown = Shutdown::new(app.config.drain.clone());
         shutdown.begin();
         let ended = timeout(Duration::from_secs(5), app.run(shutdown)).await;

@@ -3,6 +3,8 @@
 //! A connection has no task of its own: whoever waits for its answer or reads its body moves it on.
 //! So bytes go from the origin's socket to the client's in one task, and nothing is copied on the way.
 
+mod wire;
+
 use std::{
     collections::HashMap,
     pin::Pin,
@@ -25,6 +27,7 @@ use tokio::{
     time::{Instant, Sleep, sleep, timeout},
 };
 
+use self::wire::Wire;
 use super::dial::Dialer;
 use crate::error::{Error, Kind, Result};
 
@@ -93,7 +96,7 @@ type Key = (ThreadId, Arc<str>, u16);
 struct Leg {
     requests: SendRequest<Full<Bytes>>,
     /// Nothing once it has ended.
-    connection: Option<Box<Connection<TokioIo<TcpStream>, Full<Bytes>>>>,
+    connection: Option<Box<Connection<TokioIo<Wire>, Full<Bytes>>>>,
 }
 
 impl Client {
@@ -123,16 +126,35 @@ impl Client {
                 }
             }
         }
-        let connecting = self.inner.dialer.connect(host, port, self.inner.settings.connect_timeout);
+        let leg = self.connect(&key, Wire::new).await?;
+        self.exchange(leg, &key, request, patience).await.map_err(SendError::Unanswered)
+    }
+
+    /// Does as [`Self::send`], over a connection of its own, and the body of the answer can be taken as
+    /// it is ([`OriginBody::into_raw`]). The request should ask the origin to close the connection.
+    pub async fn open(
+        &self,
+        host: &str,
+        port: u16,
+        request: Request<Full<Bytes>>,
+        patience: Patience,
+    ) -> Result<Response<OriginBody>, SendError> {
+        let key: Key = (thread::current().id(), host.into(), port);
+        let leg = self.connect(&key, Wire::taped).await?;
+        self.exchange(leg, &key, request, patience).await.map_err(SendError::Unanswered)
+    }
+
+    async fn connect(&self, key: &Key, wire: impl FnOnce(TcpStream) -> Wire) -> Result<Leg, SendError> {
+        let (_, host, port) = key;
+        let connecting = self.inner.dialer.connect(host, *port, self.inner.settings.connect_timeout);
         let stream = connecting.await.map_err(SendError::Unreachable)?;
         let (requests, connection) = http1::Builder::new()
             .max_buf_size(MAX_READ)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(wire(stream)))
             .await
             .map_err(|error| Error::origin(Kind::Closed, format!("{host}:{port}: {}", describe(&error))))
             .map_err(SendError::Unanswered)?;
-        let leg = Leg { requests, connection: Some(Box::new(connection)) };
-        self.exchange(leg, &key, request, patience).await.map_err(SendError::Unanswered)
+        Ok(Leg { requests, connection: Some(Box::new(connection)) })
     }
 
     async fn exchange(
@@ -251,24 +273,27 @@ pub struct OriginBody {
 #[derive(Debug)]
 pub struct RawBody {
     /// What has come of it.
-    pub begun: Bytes,
+    pub begun: Vec<u8>,
     /// Where the rest comes. The origin closes it at the body's end if it was asked to.
     pub stream: TcpStream,
 }
 
 impl OriginBody {
-    /// Gives up reading the body here, before any of it was read. The body itself if it has ended.
+    /// The body as it is, before any of it was read. The body itself if it is too late for that, or if it
+    /// did not come by [`Client::open`].
     pub fn into_raw(mut self) -> Result<RawBody, Box<Self>> {
         if self.incoming.is_end_stream() {
             return Err(Box::new(self));
         }
-        let Some(Leg { requests, connection: Some(connection) }) = self.leg.take_if(|leg| leg.connection.is_some())
-        else {
+        let Some(Leg { connection: Some(connection), .. }) = self.leg.take_if(|leg| leg.connection.is_some()) else {
             return Err(Box::new(self));
         };
-        drop(requests);
-        let http1::Parts { io, read_buf, .. } = connection.into_parts();
-        Ok(RawBody { begun: read_buf, stream: io.into_inner() })
+        let (stream, tape) = connection.into_parts().io.into_inner().into_parts();
+        // hyper may have begun to take the body apart; the tape has it whole.
+        match tape.as_deref().and_then(wire::behind_head) {
+            Some(begun) => Ok(RawBody { begun: begun.to_vec(), stream }),
+            None => Err(Box::new(self)),
+        }
     }
 
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {

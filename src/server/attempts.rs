@@ -5,10 +5,13 @@ use std::{sync::Arc, time::Duration};
 
 use tracing::warn;
 
+use super::rtmp;
 use crate::{
     balancer::{Balancer, BalancerError, Intent, Lease, PlaceRequest, Reachability},
+    config::Upstream,
     error::{Error, Kind, Result},
     origin::{OriginId, Protocol},
+    relay::dial::Dialer,
     session::Sessions,
     stream::StreamKey,
 };
@@ -29,31 +32,42 @@ pub struct Want<'a> {
     pub session: u64,
 }
 
+/// What a search needs.
+#[derive(Clone, Copy)]
+pub struct Means<'a> {
+    /// Places the stream.
+    pub balancer: &'a Arc<dyn Balancer>,
+    /// Tell which origins live.
+    pub sessions: &'a Sessions,
+    /// Connects to origins.
+    pub dialer: &'a Dialer,
+    /// Settings of those connections.
+    pub upstream: &'a Upstream,
+}
+
 /// A search that is under way.
 pub struct Attempts<'a> {
-    balancer: &'a Arc<dyn Balancer>,
-    sessions: &'a Sessions,
+    means: Means<'a>,
     want: Want<'a>,
-    max: usize,
     avoid: Vec<OriginId>,
     last: Option<Error>,
 }
 
 impl<'a> Attempts<'a> {
-    /// Tries up to `max` origins.
-    pub fn new(balancer: &'a Arc<dyn Balancer>, sessions: &'a Sessions, want: Want<'a>, max: usize) -> Self {
-        Self { balancer, sessions, want, max, avoid: Vec::new(), last: None }
+    /// Has tried none.
+    pub fn new(means: Means<'a>, want: Want<'a>) -> Self {
+        Self { means, want, avoid: Vec::new(), last: None }
     }
 
     /// The next origin to try; an error once there is none, which is what the last one failed with.
     pub async fn next(&mut self) -> Result<Lease> {
-        if self.avoid.len() >= self.max {
+        if self.avoid.len() >= self.means.upstream.max_attempts {
             return Err(self.give_up());
         }
         let Want { stream, protocol, intent, .. } = self.want;
         let request = PlaceRequest { stream, protocol, intent, avoid: &self.avoid };
-        match self.balancer.place(request).await {
-            Ok(placement) => Ok(Lease::new(Arc::clone(self.balancer), placement, intent)),
+        match self.means.balancer.place(request).await {
+            Ok(placement) => Ok(Lease::new(Arc::clone(self.means.balancer), placement, intent)),
             // What the last origin did says more than that there is no other.
             Err(error) => Err(self.last.take().unwrap_or_else(|| unplaced(&error))),
         }
@@ -61,7 +75,7 @@ impl<'a> Attempts<'a> {
 
     /// Takes note that the origin answers.
     pub async fn reached(&self, lease: &Lease) {
-        self.balancer.report(&lease.placement().origin.id(), Reachability::Reached).await;
+        self.means.balancer.report(&lease.placement().origin.id(), Reachability::Reached).await;
     }
 
     /// Takes note of why the origin does not take the client. An error if no other may be tried.
@@ -71,15 +85,19 @@ impl<'a> Attempts<'a> {
         if !error.is_retryable() {
             return Err(error);
         }
+        // Where one of its listeners is gone, its publishers are not: to move the stream would end them.
+        if self.want.protocol != Protocol::Rtmp && self.answers_rtmp(lease).await {
+            return Err(error);
+        }
         if error.kind() == Kind::Timeout && self.is_talking(&id).await {
             // Too busy for one more connection, but not dead: whoever is on it stays on it.
             warn!(%stream, origin = %id, %error, "the origin is slow, but its sessions go on");
-            if self.sessions.others_use(stream, self.want.session) {
+            if self.means.sessions.others_use(stream, self.want.session) {
                 return Err(error);
             }
         } else {
             warn!(%stream, origin = %id, %error, "the origin fails; trying another");
-            self.balancer.report(&id, Reachability::Failed(error.message().to_owned())).await;
+            self.means.balancer.report(&id, Reachability::Failed(error.message().to_owned())).await;
         }
         self.avoid.push(id);
         self.last = Some(error);
@@ -88,9 +106,14 @@ impl<'a> Attempts<'a> {
 
     /// Whether an origin that did not answer a new connection still serves the old ones.
     async fn is_talking(&self, origin: &OriginId) -> bool {
-        let before = self.sessions.bytes_from(origin);
+        let before = self.means.sessions.bytes_from(origin);
         tokio::time::sleep(PROOF_OF_LIFE).await;
-        self.sessions.bytes_from(origin) > before
+        self.means.sessions.bytes_from(origin) > before
+    }
+
+    /// Whether the origin takes publishers, whatever else it does not.
+    async fn answers_rtmp(&self, lease: &Lease) -> bool {
+        rtmp::probe(&lease.placement().origin, self.means.dialer, self.means.upstream).await.is_ok()
     }
 
     fn give_up(&mut self) -> Error {

@@ -8,7 +8,7 @@ use std::{io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    http::StatusCode,
+    http::{Method, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
 use serde_json::json;
@@ -79,6 +79,19 @@ impl Limits {
     }
 }
 
+/// How long a client of the HTTP API may take for the header of a request, for its body, or to take an
+/// answer.
+const CLIENT: Duration = Duration::from_secs(10);
+
+impl From<&config::Api> for Limits {
+    fn from(config: &config::Api) -> Self {
+        // For who the origins are, which of them has a client, and its end.
+        let request_timeout = CLIENT.saturating_add(config.timeout.saturating_mul(3));
+        let limits = Self::api(CLIENT, config.max_connections, keys::PROXY_HTTP_API_MAX_CONNECTIONS.spec.name);
+        Self { request_timeout, linger: request_timeout, ..limits }
+    }
+}
+
 impl From<&config::System> for Limits {
     fn from(config: &config::System) -> Self {
         Self::api(config.timeout, config.max_connections, keys::PROXY_SYSTEM_API_MAX_CONNECTIONS.spec.name)
@@ -89,6 +102,11 @@ impl From<&config::System> for Limits {
 /// SRS take for success.
 pub fn error(status: StatusCode, message: impl Into<String>) -> Response {
     (status, Json(json!({"code": status.as_u16(), "error": message.into()}))).into_response()
+}
+
+/// The answer to a method that a path does not have.
+pub(super) async fn wrong_method(method: Method, uri: Uri) -> Response {
+    error(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not allowed for {}", uri.path()))
 }
 
 impl Server {

@@ -10,7 +10,8 @@
 //! | the origin | the client gets |
 //! |---|---|
 //! | answers | its answer, whatever its status |
-//! | takes no connection | the answer of the next origin, or 502 |
+//! | takes no connection, and none by RTMP | the answer of the next origin, or 502 |
+//! | takes no connection by HTTP alone | 502: its publishers stay where they are |
 //! | takes the request and breaks off | 502 |
 //! | takes longer than `PROXY_HTTP_ANSWER_TIMEOUT` | 504 |
 //! | is not there: none serves HTTP | 503 with `Retry-After` |
@@ -50,7 +51,7 @@ use crate::{
     balancer::Balancer,
     config::{self, keys},
     error::Result,
-    relay::{buffer::Pool, http::Client},
+    relay::{buffer::Pool, dial::Dialer, http::Client},
     session::Sessions,
     stream::{StreamKey, Vhosts},
 };
@@ -70,6 +71,8 @@ pub struct Context {
     pub http: config::Http,
     /// Settings of connections to origins.
     pub upstream: config::Upstream,
+    /// Connects to origins.
+    pub dialer: Dialer,
     /// Sends requests to origins.
     pub client: Client,
     /// Where relays borrow their buffers.

@@ -26,7 +26,7 @@ use crate::{
         tcp::{self, Limits, Relay},
     },
     server::{
-        attempts::{Attempts, Want},
+        attempts::{Attempts, Means, Want},
         session_log,
     },
     session::{Session, SessionGuard},
@@ -136,7 +136,8 @@ async fn place_and_open<'a>(
     let client = upstream::Client { session, prologue, vhosts: &context.vhosts, received };
     let want =
         Want { stream: &prologue.stream, protocol: Protocol::Rtmp, intent: prologue.intent, session: session.id };
-    let mut attempts = Attempts::new(&context.balancer, &context.sessions, want, context.upstream.max_attempts);
+    let Context { balancer, sessions, dialer, upstream, .. } = context;
+    let mut attempts = Attempts::new(Means { balancer, sessions, dialer, upstream }, want);
     loop {
         let lease = attempts.next().await?;
         let origin = Arc::clone(&lease.placement().origin);

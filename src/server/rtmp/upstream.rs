@@ -22,10 +22,13 @@ use crate::{
         handshake,
         message::{Header, kind},
     },
-    config::RealIp,
+    config::{RealIp, Upstream},
     error::{Error, Kind, Result, Side, Status},
     origin::{Origin, Protocol},
-    relay::tcp::{Opening, acknowledge_at_once},
+    relay::{
+        dial::Dialer,
+        tcp::{Opening, acknowledge_at_once},
+    },
     session::Session,
     stream::Vhosts,
 };
@@ -63,7 +66,7 @@ pub async fn open<'a>(origin: &Origin, client: Client<'a>, context: &Context) ->
     let mut duplex = Duplex::new(client.session, prologue, client.vhosts, client.received);
     let prefix = real_ip_prefix(origin, client.session.peer.ip(), context.rtmp.real_ip);
 
-    let mut stream = connect(origin, context).await?;
+    let mut stream = connect(origin, &context.dialer, &context.upstream).await?;
     let mut first = Vec::with_capacity(handshake::BLOCK + prologue.requests_end);
     let answer = context.upstream.answer_timeout;
     within(answer, "the handshake", shake_hands(&mut stream, prefix.as_ref(), &mut first)).await?;
@@ -104,14 +107,14 @@ pub async fn open<'a>(origin: &Origin, client: Client<'a>, context: &Context) ->
 }
 
 /// Whether an origin that failed answers again: connects and shakes hands, no more.
-pub async fn probe(origin: &Origin, context: &Context) -> Result<()> {
-    let mut stream = connect(origin, context).await?;
+pub async fn probe(origin: &Origin, dialer: &Dialer, settings: &Upstream) -> Result<()> {
+    let mut stream = connect(origin, dialer, settings).await?;
     let shaking = async {
         let mut c2 = Vec::new();
         shake_hands(&mut stream, None, &mut c2).await?;
         stream.write_all(&c2).await.map_err(|e| Error::io(Side::Origin, "the handshake", e))
     };
-    within(context.upstream.answer_timeout, "the handshake", shaking).await
+    within(settings.answer_timeout, "the handshake", shaking).await
 }
 
 async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -120,11 +123,11 @@ async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = Resul
         .unwrap_or_else(|_| Err(Error::origin(Kind::Timeout, format!("{what}: no answer in {limit:?}"))))
 }
 
-async fn connect(origin: &Origin, context: &Context) -> Result<TcpStream> {
+async fn connect(origin: &Origin, dialer: &Dialer, settings: &Upstream) -> Result<TcpStream> {
     let (host, port) = origin
         .address(Protocol::Rtmp)
         .ok_or_else(|| Error::origin(Kind::Connect, "the origin has no RTMP endpoint".to_owned()))?;
-    context.dialer.connect(host, port, context.upstream.connect_timeout).await
+    dialer.connect(host, port, settings.connect_timeout).await
 }
 
 /// Shakes hands in the simple form. C2 is left in `out`, to be sent with what follows.

@@ -20,7 +20,7 @@ use crate::{
     origin::{Origin, Protocol},
     relay::http::{OriginBody, Patience, SendError},
     server::{
-        attempts::{Attempts, Want},
+        attempts::{Attempts, Means, Want},
         http::Takeover,
     },
     stream::StreamKey,
@@ -60,14 +60,15 @@ impl<'a> Forward<'a> {
         Self { context, peer, stream, request, kind }
     }
 
-    /// The way to take the client's connection over, if it can be told where `framing` ends.
-    pub fn takeover(&self, framing: Framing) -> Option<Takeover> {
-        let understood = match framing {
-            Framing::Plain => true,
-            Framing::Chunked => self.request.version() >= Version::HTTP_11,
-            Framing::Other => false,
-        };
-        self.request.extensions().get::<Takeover>().filter(|_| understood && !self.is_head()).cloned()
+    /// Whether the two connections are to be joined once the origin has answered. HTTP/1.0 knows no
+    /// chunks.
+    fn takes_over(&self) -> bool {
+        self.kind == Kind::Progressive && !self.is_head() && self.request.version() >= Version::HTTP_11
+    }
+
+    /// The way to take the client's connection over.
+    pub fn takeover(&self) -> Option<Takeover> {
+        self.request.extensions().get::<Takeover>().filter(|_| self.takes_over()).cloned()
     }
 
     /// Whether the client wants the header alone.
@@ -105,10 +106,8 @@ impl<'a> Forward<'a> {
         loop {
             let lease = attempts.next().await?;
             match self.ask(&lease).await {
-                Ok(answer) => {
-                    attempts.reached(&lease).await;
-                    return Ok((answer, lease));
-                }
+                // That HTTP is answered does not say that RTMP is, which is what makes an origin suspect.
+                Ok(answer) => return Ok((answer, lease)),
                 Err(SendError::Unreachable(error)) => attempts.failed(&lease, error).await?,
                 Err(SendError::Unanswered(error)) => return Err(error),
             }
@@ -117,7 +116,8 @@ impl<'a> Forward<'a> {
 
     fn attempts(&self, session: u64) -> Attempts<'_> {
         let want = Want { stream: self.stream, protocol: Protocol::Http, intent: Intent::Play, session };
-        Attempts::new(&self.context.balancer, &self.context.sessions, want, self.context.upstream.max_attempts)
+        let Context { balancer, sessions, dialer, upstream, .. } = &**self.context;
+        Attempts::new(Means { balancer, sessions, dialer, upstream }, want)
     }
 
     /// Asks an origin; once more if it breaks off before its answer, as one that restarts does.
@@ -137,7 +137,12 @@ impl<'a> Forward<'a> {
         let request = self.request(&address).map_err(SendError::Unanswered)?;
         let http = &self.context.http;
         let patience = Patience { answer: http.answer_timeout, idle: http.idle_timeout };
-        let mut response = self.context.client.send(host, port, request, patience).await?;
+        let client = &self.context.client;
+        let mut response = if self.takes_over() {
+            client.open(host, port, request, patience).await?
+        } else {
+            client.send(host, port, request, patience).await?
+        };
         let framing = headers::framing(response.headers());
         headers::end_to_end(response.headers_mut());
         let authorities = [headers::host(self.request).to_owned(), address];
@@ -157,7 +162,7 @@ impl<'a> Forward<'a> {
         *request.method_mut() = self.request.method().clone();
         *request.uri_mut() = uri;
         *request.headers_mut() = headers::to_origin(self.request, self.peer, address);
-        if self.kind == Kind::Progressive {
+        if self.takes_over() {
             // What comes then ends with the connection, and nothing has to look for its end.
             request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

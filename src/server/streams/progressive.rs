@@ -21,7 +21,7 @@ use tracing::{Instrument, Span, field, info, info_span};
 use super::{
     Context,
     forward::{Answer, Forward},
-    headers,
+    headers::{self, Framing},
 };
 use crate::{
     balancer::{Intent, Lease},
@@ -67,7 +67,7 @@ pub(super) async fn play(forward: &Forward<'_>) -> Result<Response> {
     span.in_scope(|| info!("session started"));
     session.set_origin(Some(origin));
 
-    let takeover = forward.takeover(answer.framing);
+    let takeover = forward.takeover().filter(|_| answer.framing != Framing::Other);
     let playing = Playing { context: Arc::clone(context), session, lease, span };
     let Answer { response, framing, .. } = answer;
     let (mut head, body) = response.into_parts();
@@ -114,7 +114,7 @@ impl Playing {
         let Self { context, session, lease, span } = self;
         let http = &context.http;
         let limits = Limits { idle: http.idle_timeout, send: http.send_timeout };
-        let opening = Opening { to_client: head, from_client: Vec::new(), from_origin: raw.begun.to_vec() };
+        let opening = Opening { to_client: head, from_client: Vec::new(), from_origin: raw.begun };
         let download = Download { session: &session };
         let end = match Relay::new(client, raw.stream, opening, download, context.pool.clone(), limits) {
             Ok(mut relay) => {

@@ -12,8 +12,11 @@ use axum::{
 use http_body_util::BodyExt;
 use serde_json::json;
 
-use super::{App, auth};
-use crate::{origin::Origin, server::http};
+use super::App;
+use crate::{
+    origin::Origin,
+    server::{auth, http},
+};
 
 /// The largest heartbeat, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
