@@ -122,7 +122,6 @@ fn proxy(
         .env("PROXY_HTTP_SERVER", http)
         .env("PROXY_HTTP_API", none())
         .env("PROXY_SYSTEM_API", free_address()?.to_string())
-        .env("PROXY_HTTP_API", "127.0.0.1:0")
         .env("PROXY_DEFAULT_BACKEND_ENABLED", "on")
         .env("PROXY_DEFAULT_BACKEND_IP", origin.ip().to_string())
         .env("PROXY_DEFAULT_BACKEND_RTMP", origin.port().to_string());
