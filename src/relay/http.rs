@@ -3,6 +3,8 @@
 //! A connection has no task of its own: whoever waits for its answer or reads its body moves it on.
 //! So bytes go from the origin's socket to the client's in one task, and nothing is copied on the way.
 
+mod gate;
+
 use std::{
     collections::HashMap,
     pin::Pin,
@@ -18,6 +20,7 @@ use hyper::{
     Method, Request, Response,
     body::{Body, Frame, Incoming, SizeHint},
     client::conn::http1::{self, Connection, SendRequest},
+    header,
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -25,6 +28,7 @@ use tokio::{
     time::{Instant, Sleep, sleep, timeout},
 };
 
+use self::gate::Gated;
 use super::dial::Dialer;
 use crate::error::{Error, Kind, Result};
 
@@ -93,7 +97,9 @@ type Key = (ThreadId, Arc<str>, u16);
 struct Leg {
     requests: SendRequest<Full<Bytes>>,
     /// Nothing once it has ended.
-    connection: Option<Box<Connection<TokioIo<TcpStream>, Full<Bytes>>>>,
+    connection: Option<Box<Connection<TokioIo<Gated>, Full<Bytes>>>>,
+    /// Lets the body be read.
+    gate: gate::Key,
 }
 
 impl Client {
@@ -104,6 +110,9 @@ impl Client {
 
     /// Sends a request, whose target is in origin form, to `host:port`. All errors are of the origin's
     /// side. A connection that was kept and turns out to have ended is no error.
+    ///
+    /// A request with `Connection: close` gets a connection of its own, and the body of its answer can
+    /// be taken as it is on the wire ([`OriginBody::into_raw`]).
     pub async fn send(
         &self,
         host: &str,
@@ -113,7 +122,8 @@ impl Client {
     ) -> Result<Response<OriginBody>, SendError> {
         let key: Key = (thread::current().id(), host.into(), port);
         // A connection that was kept may end at any moment, and only safe requests can then be repeated.
-        if matches!(*request.method(), Method::GET | Method::HEAD) {
+        let alone = request.headers().get(header::CONNECTION).is_some_and(|option| option == "close");
+        if matches!(*request.method(), Method::GET | Method::HEAD) && !alone {
             while let Some(leg) = self.inner.take(&key) {
                 match self.exchange(leg, &key, request.clone(), patience).await {
                     Err(error) if error.kind() != Kind::Timeout => {
@@ -125,13 +135,15 @@ impl Client {
         }
         let connecting = self.inner.dialer.connect(host, port, self.inner.settings.connect_timeout);
         let stream = connecting.await.map_err(SendError::Unreachable)?;
+        let stream = if alone { Gated::closed(stream) } else { Gated::open(stream) };
+        let gate = stream.key();
         let (requests, connection) = http1::Builder::new()
             .max_buf_size(MAX_READ)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| Error::origin(Kind::Closed, format!("{host}:{port}: {}", describe(&error))))
             .map_err(SendError::Unanswered)?;
-        let leg = Leg { requests, connection: Some(Box::new(connection)) };
+        let leg = Leg { requests, connection: Some(Box::new(connection)), gate };
         self.exchange(leg, &key, request, patience).await.map_err(SendError::Unanswered)
     }
 
@@ -257,18 +269,20 @@ pub struct RawBody {
 }
 
 impl OriginBody {
-    /// Gives up reading the body here, before any of it was read. The body itself if it has ended.
+    /// Gives up reading the body here, before any of it was read. The body itself if it has ended, or
+    /// if its connection was shared with other requests, so that some of it may have been taken apart.
     pub fn into_raw(mut self) -> Result<RawBody, Box<Self>> {
         if self.incoming.is_end_stream() {
             return Err(Box::new(self));
         }
-        let Some(Leg { requests, connection: Some(connection) }) = self.leg.take_if(|leg| leg.connection.is_some())
-        else {
+        let intact = |leg: &mut Leg| leg.connection.is_some() && !leg.gate.is_open();
+        let Some(Leg { requests, connection: Some(connection), .. }) = self.leg.take_if(intact) else {
             return Err(Box::new(self));
         };
         drop(requests);
-        let http1::Parts { io, read_buf, .. } = connection.into_parts();
-        Ok(RawBody { begun: read_buf, stream: io.into_inner() })
+        let http1::Parts { io, .. } = connection.into_parts();
+        let (begun, stream) = io.into_inner().into_parts();
+        Ok(RawBody { begun, stream })
     }
 
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
@@ -277,6 +291,7 @@ impl OriginBody {
                 return Poll::Ready(frame);
             }
             let Some(leg) = &mut self.leg else { return Poll::Pending };
+            leg.gate.open();
             let Some(connection) = &mut leg.connection else { return Poll::Pending };
             if Pin::new(connection).poll(cx).is_ready() {
                 leg.connection = None;
@@ -300,9 +315,9 @@ impl OriginBody {
     }
 
     fn keep_connection(&mut self) {
-        if let Some(mut leg) = self.leg.take()
-            && leg.is_idle()
-        {
+        let Some(mut leg) = self.leg.take() else { return };
+        leg.gate.open();
+        if leg.is_idle() {
             self.client.inner.keep(&self.key, leg);
         }
     }
