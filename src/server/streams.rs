@@ -30,7 +30,7 @@ use axum::{
     Router,
     body::Body,
     extract::{ConnectInfo, State},
-    http::{Method, Request, StatusCode},
+    http::{HeaderValue, Method, Request, StatusCode, header},
     response::Response,
 };
 use tokio_util::sync::CancellationToken;
@@ -111,12 +111,18 @@ async fn serve(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request<Body>,
 ) -> Response {
+    let body = headers::body(request.headers());
     let mut response = match *request.method() {
-        // A body means nothing here, and would be in the way.
+        // Where it ends could be another place for a proxy before this one.
+        _ if body == Some(headers::Body::Coded) => answer::no_body(),
+        Method::GET | Method::HEAD | Method::OPTIONS if body.is_some() => answer::no_body(),
         Method::GET | Method::HEAD => answer(&context, peer, request.map(drop)).await,
         Method::OPTIONS => answer::options(),
         _ => answer::not_allowed(),
     };
+    if body.is_some() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     headers::allow_every_origin(response.headers_mut());
     response
 }
