@@ -168,6 +168,13 @@ async fn a_head_is_asked_as_a_head_and_leaves_the_connection_open() {
     drop(leg);
     client.send("OPTIONS / HTTP/1.1\r\nHost: test\r\n\r\n").await;
     assert_eq!(client.answer().await.status, 204);
+
+    // Of a live stream nobody knows the length, which is not 0.
+    client.send(format!("HEAD {FLV} HTTP/1.1\r\nHost: test\r\n\r\n")).await;
+    let (mut leg, _) = origin.request().await;
+    leg.send(LIVE_CHUNKED).await;
+    let head = client.head().await.unwrap();
+    assert_eq!((head.status, head.header("content-length")), (200, None));
 }
 
 #[tokio::test]

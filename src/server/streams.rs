@@ -24,7 +24,7 @@ mod progressive;
 pub mod static_files;
 pub mod target;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -33,6 +33,8 @@ use axum::{
     http::{HeaderValue, Method, Request, StatusCode, header},
     response::Response,
 };
+use bytes::Bytes;
+use hyper::body::Body as _;
 use tokio_util::sync::CancellationToken;
 
 pub use pieces::Pieces;
@@ -111,6 +113,7 @@ async fn serve(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request<Body>,
 ) -> Response {
+    let is_head = request.method() == Method::HEAD;
     let body = headers::body(request.headers());
     let mut response = match *request.method() {
         // Where it ends could be another place for a proxy before this one.
@@ -124,6 +127,10 @@ async fn serve(
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     headers::allow_every_origin(response.headers_mut());
+    if is_head && response.body().is_end_stream() {
+        // That there is no body here says nothing of how long it is: the router would write a length of 0.
+        *response.body_mut() = Body::from_stream(futures_util::stream::empty::<Result<Bytes, Infallible>>());
+    }
     response
 }
 
