@@ -12,6 +12,14 @@ use std::time::{Duration, Instant};
 
 use http_node::{Leg, Node, Origin, answer, chunk, refusing, text, unchunked, until};
 use raw_http::{Client, LIMIT};
+use srs_proxy::{
+    balancer::{Balancer, OriginState},
+    codec::rtmp::handshake::{self, C0C1},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
 const FLV: &str = "/live/stream.flv";
 const STREAM: &str = "__defaultVhost__/live/stream";
@@ -242,6 +250,34 @@ async fn an_origin_that_refuses_is_passed_over() {
         leg.send(LIVE).await;
         assert_eq!(client.head().await.unwrap().status, 200);
     }
+}
+
+#[tokio::test]
+async fn an_origin_that_still_takes_publishers_keeps_its_streams() {
+    let node = Node::start().await;
+    let (_socket, gone) = refusing();
+    let rtmp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    node.register_addresses(gone, rtmp.local_addr().unwrap().port()).await;
+    let placed = node.place(STREAM).await;
+    let other = Origin::start().await;
+    node.register(&other).await;
+    let serving = tokio::spawn(async move {
+        loop {
+            let (mut client, _) = rtmp.accept().await.unwrap();
+            let mut hello = [0; C0C1];
+            client.read_exact(&mut hello).await.unwrap();
+            let (answer, _) = handshake::answer(&hello, 0, |_| {}).unwrap();
+            client.write_all(&answer[..]).await.unwrap();
+        }
+    });
+    for path in [FLV, "/live/stream.m3u8", "/live/stream.flv"] {
+        let answer = node.client().await.get(path).await;
+        assert_eq!(answer.status, 502, "{path}: {answer:?}");
+    }
+    let still = node.place(STREAM).await;
+    assert_eq!((still.origin.id(), still.epoch), (placed.origin.id(), placed.epoch));
+    assert!(node.balancer.origins().await.unwrap().iter().all(|origin| origin.state == OriginState::Live));
+    serving.abort();
 }
 
 #[tokio::test]

@@ -53,7 +53,7 @@ use crate::{
     balancer::Balancer,
     config::{self, keys},
     error::Result,
-    relay::{buffer::Pool, dial::Dialer, http::Client},
+    relay::{buffer::Pool, http::Client},
     session::Sessions,
     stream::{StreamKey, Vhosts},
 };
@@ -73,8 +73,6 @@ pub struct Context {
     pub http: config::Http,
     /// Settings of connections to origins.
     pub upstream: config::Upstream,
-    /// Connects to origins.
-    pub dialer: Dialer,
     /// Sends requests to origins.
     pub client: Client,
     /// Where relays borrow their buffers.

@@ -11,9 +11,9 @@ use std::{
 };
 
 use srs_proxy::{
-    balancer::{Balancer, memory::MemoryBalancer},
+    balancer::{Balancer, Intent, PlaceRequest, Placement, memory::MemoryBalancer},
     config::{self, BalancerType, Listen, Policy},
-    origin::Origin as Registered,
+    origin::{Origin as Registered, Protocol},
     relay::{
         buffer::Pool,
         dial::Dialer,
@@ -24,7 +24,7 @@ use srs_proxy::{
         streams::{self, Context, Pieces, static_files::StaticFiles},
     },
     session::Sessions,
-    stream::Vhosts,
+    stream::{StreamKey, Vhosts},
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -142,11 +142,22 @@ impl Node {
     }
 
     pub async fn register_address(&self, http: SocketAddr) {
+        self.register_addresses(http, http.port()).await;
+    }
+
+    pub async fn register_addresses(&self, http: SocketAddr, rtmp: u16) {
         let (ip, port) = (http.ip(), http.port());
         let heartbeat = format!(
-            r#"{{"ip":"{ip}","server":"vid-{port}","service":"run-1","pid":"1","rtmp":["{port}"],"http":["{port}"]}}"#
+            r#"{{"ip":"{ip}","server":"vid-{port}","service":"run-1","pid":"1","rtmp":["{rtmp}"],"http":["{port}"]}}"#
         );
         self.balancer.register(Registered::from_heartbeat(heartbeat.as_bytes(), "").unwrap()).await.unwrap();
+    }
+
+    /// Where a stream is; it is placed if it is not yet.
+    pub async fn place(&self, stream: &str) -> Placement {
+        let stream = StreamKey::from_shared(stream).unwrap();
+        let request = PlaceRequest { stream: &stream, protocol: Protocol::Rtmp, intent: Intent::Publish, avoid: &[] };
+        self.balancer.place(request).await.unwrap()
     }
 
     pub async fn client(&self) -> Client {
