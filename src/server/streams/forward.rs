@@ -21,6 +21,7 @@ use crate::{
     relay::http::{OriginBody, Patience, SendError},
     server::{
         attempts::{Attempts, Means, Want},
+        forwarding::keep_end_to_end,
         http::Takeover,
     },
     stream::StreamKey,
@@ -144,7 +145,7 @@ impl<'a> Forward<'a> {
             client.send(host, port, request, patience).await?
         };
         let framing = headers::framing(response.headers());
-        headers::end_to_end(response.headers_mut());
+        keep_end_to_end(response.headers_mut());
         let authorities = [headers::host(self.request).to_owned(), address];
         Ok(Answer { response, stream: self.stream.clone(), authorities, framing })
     }
