@@ -4,19 +4,19 @@ use std::net::{IpAddr, SocketAddr};
 
 use axum::{
     extract::{ConnectInfo, FromRequestParts, Query},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header, request::Parts},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header, request::Parts},
     response::Response,
 };
 
-use crate::{balancer::Page, server::http};
+use crate::{
+    balancer::Page,
+    server::{forwarding, http},
+};
 
 /// How many items are listed where nothing else is asked for, as in SRS.
 const DEFAULT_COUNT: usize = 10;
 /// How far into a list of the cluster one can look, in items: each origin gives as many.
 pub(super) const MAX_ITEMS: usize = 100_000;
-
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// What a caller asks for.
 pub(super) struct Caller {
@@ -81,14 +81,8 @@ pub(super) fn tell_who_asks(from: &HeaderMap, peer: Option<IpAddr>, to: &mut Hea
     {
         to.insert(header::AUTHORIZATION, authorization.clone());
     }
-    let Some(peer) = peer else { return };
-    let before = from.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
-    let chain: Vec<_> = before.map(str::to_owned).chain([peer.to_string()]).collect();
-    if let Ok(chain) = HeaderValue::try_from(chain.join(", ")) {
-        to.insert(X_FORWARDED_FOR, chain);
-    }
-    if let Ok(peer) = HeaderValue::try_from(peer.to_string()) {
-        to.insert(X_REAL_IP, peer);
+    if let Some(peer) = peer {
+        forwarding::tell_address(peer, from, to);
     }
 }
 
