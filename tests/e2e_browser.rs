@@ -1,6 +1,8 @@
 //! A browser plays HLS with hls.js, and asks two nodes in turn: every request goes to another node
 //! than the one before.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 use std::{env, ffi::OsString, fs, path::PathBuf, process::Command, time::Duration};

@@ -1,5 +1,7 @@
 //! HTTP streams of nginx-rtmp origins, played by ffprobe through nodes that did not take the publish.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 use std::time::{Duration, Instant};

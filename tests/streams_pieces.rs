@@ -215,9 +215,10 @@ async fn many_segments_take_one_connection_to_the_origin() {
     let counted = Arc::clone(&connections);
     let _serving = origin.serve(move |request, so_far| {
         counted.store(so_far, SeqCst);
-        match request.target().ends_with(".m3u8") {
-            true => answer("200 OK", M3U8, MEDIA),
-            false => answer("200 OK", "Content-Type: video/mp2t\r\n", request.target()),
+        if request.target() == PLAYLIST {
+            answer("200 OK", M3U8, MEDIA)
+        } else {
+            answer("200 OK", "Content-Type: video/mp2t\r\n", request.target())
         }
     });
     let mut client = node.client().await;
