@@ -373,7 +373,7 @@ async fn a_hundred_players_of_one_stream_are_a_hundred_sessions_with_its_bytes()
     }
     assert_eq!(node.sessions.len(), 100);
     for (client, leg) in &mut players {
-        leg.send([7; 10_000]).await;
+        leg.send(vec![7; 10_000]).await;
         client.some(10_000).await;
     }
     drop(players);
