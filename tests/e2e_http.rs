@@ -4,7 +4,11 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    time::{Duration, Instant},
+};
 
 use support::{
     LIMIT, Nginx, Process, Proxy,
@@ -114,17 +118,15 @@ fn all_formats_play(publish_through: &Proxy, nodes: &[&Proxy], origins: &[Nginx]
 }
 
 /// Every URI of a playlist names the stream, and each segment is the origin's through each node.
-fn segments_come_through_every_node(nodes: &[&Proxy], origin: &Nginx) {
-    for path in [HLS, "/nested/stream/index.m3u8"] {
-        let key = format!("spstream=__defaultVhost__/{}", &path[1..].split('/').next().unwrap()) + "/stream";
-        let uris = segments(nodes[0], path, 4);
-        for (n, uri) in uris.iter().enumerate() {
-            assert!(uri.ends_with(&format!("?{key}")), "{path}: {uri}");
-            let segment = resolve(path, uri);
-            let answer = fetch(nodes[n % nodes.len()], &segment);
+fn segments_come_through_every_node(nodes: &[&Proxy], app: &str, path: &str, origin: &Nginx) {
+    for uri in segments(nodes[0], path, 4) {
+        assert!(uri.ends_with(&format!("?spstream=__defaultVhost__/{app}/stream")), "{path}: {uri}");
+        let segment = resolve(path, &uri);
+        let direct = http::get(origin.http(), without_query(&segment)).unwrap();
+        assert!(direct.status == 200 && !direct.bytes.is_empty(), "{segment}: {direct:?}");
+        for node in nodes {
+            let answer = fetch(node, &segment);
             assert_eq!(answer.header("content-type"), Some("video/mp2t"));
-            let direct = http::get(origin.http(), without_query(&segment)).unwrap();
-            assert!(direct.status == 200 && !direct.bytes.is_empty(), "{segment}: {direct:?}");
             assert!(answer.bytes == direct.bytes, "{segment} is not what the origin has");
         }
     }
@@ -136,7 +138,8 @@ fn one_node_plays_flv_hls_and_dash_and_serves_segments_after_a_restart() {
     let node = Proxy::start_before(&[&origin[0]], &[]);
     all_formats_play(&node, &[&node], &origin);
     let _publishers = ["web", "nested"].map(|app| publish(&node, &origin, app));
-    segments_come_through_every_node(&[&node], &origin[0]);
+    segments_come_through_every_node(&[&node], "web", HLS, &origin[0]);
+    segments_come_through_every_node(&[&node], "nested", "/nested/stream/index.m3u8", &origin[0]);
     let uris = segments(&node, HLS, 3);
     drop(node);
 
@@ -154,6 +157,7 @@ fn two_nodes_on_a_redis_play_what_the_other_took() {
     all_formats_play(&a, &[&b], &origins);
 
     let (_publisher, on) = publish(&a, &origins, "web");
+    segments_come_through_every_node(&[&a, &b], "web", HLS, &origins[on]);
     let uris = segments(&b, HLS, 3);
     drop(b);
     b = redis_node(&redis);
@@ -180,6 +184,7 @@ fn three_nodes_of_a_mesh_play_what_another_took() {
     all_formats_play(mesh.node(0), &[mesh.node(1), mesh.node(2)], &origins);
 
     let (_publisher, on) = publish(mesh.node(0), &origins, "web");
+    segments_come_through_every_node(&mesh.running().collect::<Vec<_>>(), "web", HLS, &origins[on]);
     let uris = segments(mesh.node(1), HLS, 3);
     mesh.kill(1);
     mesh.start_node(1);
@@ -252,4 +257,37 @@ fn in_a_mesh_too_a_playlist_follows_its_stream_through_every_node() {
     let mesh = Mesh::start(3);
     let nodes: Vec<_> = mesh.running().collect();
     the_stream_goes_on_elsewhere(&nodes, origins(&nodes));
+}
+
+#[test]
+fn a_live_stream_goes_on_through_the_grace_of_a_node_that_is_told_to_end() {
+    let mut node = Proxy::start_with(&[("PROXY_GRACE_QUIT_TIMEOUT", "2s"), ("PROXY_FORCE_QUIT_TIMEOUT", "20s")]);
+    let origin = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = origin.local_addr().unwrap().port();
+    let heartbeat =
+        format!(r#"{{"ip":"127.0.0.1","server":"live","service":"1","pid":"1","rtmp":["{port}"],"http":["{port}"]}}"#);
+    assert_eq!(http::post(node.api(), "/api/v1/srs/register", &heartbeat).unwrap().status, 200);
+
+    let mut client = TcpStream::connect(node.http()).unwrap();
+    client.set_read_timeout(Some(LIMIT)).unwrap();
+    client.write_all(b"GET /live/stream.flv HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    let (mut leg, _) = origin.accept().unwrap();
+    leg.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: video/x-flv\r\nConnection: close\r\n\r\nFLV").unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\nFLV") {
+        let mut byte = [0];
+        client.read_exact(&mut byte).unwrap();
+        answer.extend(byte);
+    }
+
+    let told = Instant::now();
+    node.terminate();
+    wait_for("no more clients are taken", LIMIT, || TcpStream::connect(node.http()).is_err());
+    leg.write_all(b"more").unwrap();
+    let mut more = [0; 4];
+    client.read_exact(&mut more).unwrap();
+    assert_eq!(&more, b"more");
+    assert_eq!(client.read(&mut more).unwrap_or(0), 0, "the stream goes on after the grace");
+    assert!(told.elapsed() >= Duration::from_secs(2), "the stream ended before the grace did");
+    assert_eq!(node.wait_exit(LIMIT).code(), Some(0));
 }

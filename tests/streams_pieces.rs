@@ -215,7 +215,7 @@ async fn many_segments_take_one_connection_to_the_origin() {
     let counted = Arc::clone(&connections);
     let _serving = origin.serve(move |request, so_far| {
         counted.store(so_far, SeqCst);
-        if request.target().contains(".m3u8") {
+        if request.target() == PLAYLIST {
             answer("200 OK", M3U8, MEDIA)
         } else {
             answer("200 OK", "Content-Type: video/mp2t\r\n", request.target())
