@@ -22,6 +22,10 @@ use crate::{
         redis::{RedisBalancer, RedisStartError},
     },
     config::{BalancerType, Config, keys},
+    metrics::{
+        Metrics,
+        label::{Listener, Upstream},
+    },
     net::{self, ListenError},
     relay::{self, buffer::Pool, dial::Dialer, workers::Workers},
     server::{
@@ -63,6 +67,7 @@ pub struct App {
     balancer: Arc<dyn Balancer>,
     duties: Option<BoxFuture<'static, ()>>,
     sessions: Sessions,
+    metrics: Metrics,
     workers: Arc<Workers>,
     rtmp: TcpListener,
     rtmp_addr: SocketAddr,
@@ -86,6 +91,7 @@ impl App {
             balancer,
             duties: None,
             sessions: Sessions::default(),
+            metrics: Metrics::default(),
             workers: Arc::new(workers),
             rtmp_addr: rtmp.local_addr().map_err(StartError::Address)?,
             system_addr: system.local_addr().map_err(StartError::Address)?,
@@ -148,7 +154,7 @@ impl App {
 
     async fn serve(self, shutdown: &Shutdown) -> Servers {
         let mut servers = Servers::new();
-        let Self { config, balancer, duties, sessions, workers, rtmp, system, .. } = self;
+        let Self { config, balancer, duties, sessions, metrics, workers, rtmp, system, .. } = self;
         if let Some(duties) = duties {
             servers.spawn(named("mesh", duties));
         }
@@ -162,13 +168,14 @@ impl App {
         }
 
         let dialer = Dialer::default();
-        let client = relay::http::Client::new(
+        let client = relay::http::Client::counting(
             dialer.clone(),
             relay::http::Settings {
                 connect_timeout: config.upstream.connect_timeout,
                 keepalive: config.upstream.http_keepalive,
                 max_idle: config.upstream.http_max_idle,
             },
+            metrics.origins(Upstream::Http),
         );
         let tidy = client.clone();
         servers.spawn(named("origin connections", async move { tidy.tidy().await }));
@@ -190,6 +197,7 @@ impl App {
         let server = http::Server {
             router,
             limits,
+            metrics: metrics.listener(Listener::System),
             workers: None,
             stop: shutdown.done().clone(),
             close: CancellationToken::new(),
@@ -202,6 +210,7 @@ impl App {
             vhosts: config.vhosts,
             rtmp: config.rtmp,
             upstream: config.upstream,
+            metrics,
             dialer,
             workers,
             pool: Pool::default(),

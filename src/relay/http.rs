@@ -26,7 +26,10 @@ use tokio::{
 };
 
 use super::dial::Dialer;
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    metrics::OriginMetrics,
+};
 
 /// What one read takes at the most, in bytes, which is also the largest header of an answer.
 const MAX_READ: usize = 128 * 1024;
@@ -63,6 +66,7 @@ pub struct Client {
 struct Inner {
     dialer: Dialer,
     settings: Settings,
+    metrics: OriginMetrics,
     idle: Mutex<HashMap<Key, Vec<(Instant, Leg)>>>,
 }
 
@@ -80,12 +84,30 @@ struct Leg {
 impl Client {
     /// Connects by `dialer`.
     pub fn new(dialer: Dialer, settings: Settings) -> Self {
-        Self { inner: Arc::new(Inner { dialer, settings, idle: Mutex::default() }) }
+        Self::counting(dialer, settings, OriginMetrics::default())
+    }
+
+    /// As [`Self::new`], and counts connections and requests in `metrics`.
+    pub fn counting(dialer: Dialer, settings: Settings, metrics: OriginMetrics) -> Self {
+        Self { inner: Arc::new(Inner { dialer, settings, metrics, idle: Mutex::default() }) }
     }
 
     /// Sends a request, whose target is in origin form, to `host:port`. All errors are of the origin's
     /// side; the request may then be sent to another origin if its method is safe.
     pub async fn send(
+        &self,
+        host: &str,
+        port: u16,
+        request: Request<Full<Bytes>>,
+        patience: Patience,
+    ) -> Result<Response<OriginBody>> {
+        let start = Instant::now();
+        let result = self.send_uncounted(host, port, request, patience).await;
+        self.inner.metrics.answered(&result, start.elapsed());
+        result
+    }
+
+    async fn send_uncounted(
         &self,
         host: &str,
         port: u16,
@@ -104,7 +126,10 @@ impl Client {
                 }
             }
         }
-        let stream = self.inner.dialer.connect(host, port, self.inner.settings.connect_timeout).await?;
+        let start = Instant::now();
+        let connected = self.inner.dialer.connect(host, port, self.inner.settings.connect_timeout).await;
+        self.inner.metrics.connected(&connected, start.elapsed());
+        let stream = connected?;
         let (requests, connection) = http1::Builder::new()
             .max_buf_size(MAX_READ)
             .handshake(TokioIo::new(stream))

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     config::{self, keys},
+    metrics::ListenerMetrics,
     net,
     relay::workers::Workers,
 };
@@ -55,6 +56,8 @@ pub struct Server {
     pub router: Router,
     /// Within what limits.
     pub limits: Limits,
+    /// Where connections and requests are counted.
+    pub metrics: ListenerMetrics,
     /// Where connections are served; none means where the listener is.
     pub workers: Option<Arc<Workers>>,
     /// Cancelled when no more connections are taken and those that wait for a request end.
@@ -94,9 +97,9 @@ impl Server {
     ///
     /// Dropping the future closes all connections at once.
     pub async fn run(self, listener: TcpListener) {
-        let Self { router, limits, workers, stop, close } = self;
+        let Self { router, limits, metrics, workers, stop, close } = self;
         let complaints = Throttle::new(COMPLAINT_PERIOD, 1);
-        let admission = Admission::new(limits.connections);
+        let admission = Admission::new(limits.connections, metrics.clone());
         let connections = TaskTracker::new();
         let close = close.child_token();
         let _close_all = close.clone().drop_guard();
@@ -124,10 +127,10 @@ impl Server {
                 refuse(stream);
                 continue;
             };
-            let (router, stop, close) = (router.clone(), stop.clone(), close.clone());
+            let (router, metrics, stop, close) = (router.clone(), metrics.clone(), stop.clone(), close.clone());
             let connection = connections.track_future(async move {
                 if let Ok(stream) = TcpStream::from_std(stream) {
-                    let served = connection::serve(stream, peer, router, limits, stop);
+                    let served = connection::serve(stream, peer, router, limits, metrics, stop);
                     close.run_until_cancelled(served).await;
                 }
                 drop(permit);

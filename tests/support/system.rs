@@ -9,6 +9,7 @@ use serde_json::Value;
 use srs_proxy::{
     balancer::{Balancer, memory::MemoryBalancer},
     config::{self, BalancerType, Policy, Secret},
+    metrics::ListenerMetrics,
     server::{
         http::{self, Limits},
         system::{SystemState, router},
@@ -84,6 +85,7 @@ impl Server {
         let server = http::Server {
             router: router(state),
             limits: Limits::from(&settings),
+            metrics: ListenerMetrics::default(),
             workers: None,
             stop: CancellationToken::new(),
             close: CancellationToken::new(),

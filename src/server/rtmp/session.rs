@@ -25,7 +25,7 @@ use crate::{
         dial,
         tcp::{self, Limits, Relay},
     },
-    session::{Session, SessionGuard},
+    session::{Delivery, Session, SessionGuard},
 };
 
 /// How long a client may take to read why its session ends.
@@ -38,7 +38,7 @@ const SHUTTING_DOWN: &str = "this node is shutting down: connect again";
 
 /// Serves a connection.
 pub async fn run(client: TcpStream, peer: SocketAddr, context: &Arc<Context>) {
-    let session = context.sessions.start(Protocol::Rtmp, peer);
+    let session = context.sessions.start(Delivery::Rtmp, peer);
     let span = info_span!(
         "session",
         id = session.id,
@@ -49,6 +49,7 @@ pub async fn run(client: TcpStream, peer: SocketAddr, context: &Arc<Context>) {
         origin = field::Empty,
     );
     let error = serve(client, &session, context, &span).await;
+    session.set_end(&error);
     span.in_scope(|| log_end(&session, &error));
 }
 
