@@ -24,11 +24,14 @@ use crate::{
     config::{BalancerType, Config, keys},
     metrics::{
         Metrics,
+        balancer::Measured,
         label::{Listener, Upstream},
+        scrape::Sources,
     },
     net::{self, ListenError},
     relay::{self, buffer::Pool, dial::Dialer, workers::Workers},
     server::{
+        exporter::{self, Exporter},
         http, rtmp,
         system::{self, SystemState},
     },
@@ -73,6 +76,7 @@ pub struct App {
     rtmp_addr: SocketAddr,
     system: TcpListener,
     system_addr: SocketAddr,
+    exporter: Option<(TcpListener, SocketAddr)>,
 }
 
 impl App {
@@ -86,12 +90,23 @@ impl App {
     pub async fn with_balancer(config: Config, balancer: Arc<dyn Balancer>) -> Result<Self, StartError> {
         let rtmp = net::listen(&config.rtmp.listen, &keys::PROXY_RTMP_SERVER.spec).await?;
         let system = net::listen(&config.system.listen, &keys::PROXY_SYSTEM_API.spec).await?;
+        let exporter = match &config.exporter {
+            Some(listen) => {
+                let listener = net::listen(listen, &keys::PROXY_EXPORTER_LISTEN.spec).await?;
+                let address = listener.local_addr().map_err(StartError::Address)?;
+                Some((listener, address))
+            }
+            None => None,
+        };
+        let metrics = Metrics::default();
+        let balancer: Arc<dyn Balancer> = Arc::new(Measured::new(balancer, metrics.clone()));
         let workers = Workers::start(config.worker_threads.map(NonZeroUsize::get)).map_err(StartError::Workers)?;
         Ok(Self {
             balancer,
             duties: None,
             sessions: Sessions::default(),
-            metrics: Metrics::default(),
+            metrics,
+            exporter,
             workers: Arc::new(workers),
             rtmp_addr: rtmp.local_addr().map_err(StartError::Address)?,
             system_addr: system.local_addr().map_err(StartError::Address)?,
@@ -111,10 +126,15 @@ impl App {
         self.system_addr
     }
 
+    /// Where only the metrics are, if they are anywhere but on the system API.
+    pub fn exporter_addr(&self) -> Option<SocketAddr> {
+        self.exporter.as_ref().map(|(_, address)| *address)
+    }
+
     /// Serves until `shutdown` is done.
     pub async fn run(self, shutdown: Shutdown) -> Outcome {
         let sessions = self.sessions.clone();
-        let (rtmp_addr, system_addr) = (self.rtmp_addr, self.system_addr);
+        let (rtmp_addr, system_addr, exporter_addr) = (self.rtmp_addr, self.system_addr, self.exporter_addr());
         let kind = self.config.balancer.kind;
         let balancer = Arc::clone(&self.balancer);
         let mut servers = self.serve(&shutdown).await;
@@ -124,6 +144,7 @@ impl App {
             balancer = kind.as_str(),
             rtmp = %rtmp_addr,
             system_api = %system_addr,
+            exporter = exporter_addr.map(tracing::field::display),
             "listening"
         );
         let outcome = tokio::select! {
@@ -154,7 +175,9 @@ impl App {
 
     async fn serve(self, shutdown: &Shutdown) -> Servers {
         let mut servers = Servers::new();
-        let Self { config, balancer, duties, sessions, metrics, workers, rtmp, system, .. } = self;
+        let Self {
+            config, balancer, duties, sessions, metrics, workers, rtmp, system, exporter: metrics_listener, ..
+        } = self;
         if let Some(duties) = duties {
             servers.spawn(named("mesh", duties));
         }
@@ -184,11 +207,33 @@ impl App {
         let hand_over = membership::hand_over(Arc::clone(&balancer), shutdown.draining().clone(), config.drain.force);
         servers.spawn(named("hand-over", shutdown.tasks().track_future(hand_over)));
 
+        let exporter = Exporter::new(Sources {
+            metrics: metrics.clone(),
+            balancer: Arc::clone(&balancer),
+            kind: config.balancer.kind,
+            sessions: sessions.clone(),
+            ready: shutdown.ready(),
+            draining: shutdown.draining().clone(),
+        });
+        if let Some((listener, _)) = metrics_listener {
+            let server = http::Server {
+                router: exporter::router(exporter.clone()),
+                limits: http::Limits::exporter(),
+                metrics: metrics.listener(Listener::Exporter),
+                workers: None,
+                stop: shutdown.done().clone(),
+                close: CancellationToken::new(),
+            };
+            servers.spawn(named("exporter", server.run(listener)));
+        }
+
         let limits = http::Limits::from(&config.system);
         let router = system::router(SystemState {
             balancer: Arc::clone(&balancer),
             kind: config.balancer.kind,
             sessions: sessions.clone(),
+            metrics: metrics.clone(),
+            exporter,
             token: config.system.token,
             ready: shutdown.ready(),
             draining: shutdown.draining().clone(),

@@ -4,15 +4,21 @@
 //! and never looks up a label. What others know already, such as the bytes of a session, is read when
 //! somebody asks.
 
+pub mod balancer;
+mod families;
 pub mod label;
+mod process;
+pub mod scrape;
 
 use std::{sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
 
-use self::label::{Class, Direction, Heartbeat, HttpListener, Limit, Listener, Outcome, Playlist, Table, Upstream};
-use crate::{error::Error, session::Delivery};
+use self::label::{
+    Call, Class, Direction, Heartbeat, HttpListener, Limit, Listener, Outcome, Place, Playlist, Seen, Table, Upstream,
+};
+use crate::{balancer::Intent, error::Error, session::Delivery};
 
 /// The upper bounds of the buckets of all latencies, in seconds.
 const LATENCIES: [f64; 16] =
@@ -35,6 +41,10 @@ struct Inner {
     origin_connect: Table<(Upstream,), Histogram>,
     origin_requests: Table<(Upstream, (Outcome,)), Counter>,
     origin_answer: Table<(Upstream,), Histogram>,
+    places: Table<(Intent, (Place,)), Counter>,
+    place: Table<(Intent,), Histogram>,
+    failovers: Table<(Intent,), Counter>,
+    reports: Table<(Seen,), Counter>,
     heartbeats: Table<(Heartbeat,), Counter>,
     session_moves: Counter,
     http: Http,
@@ -56,6 +66,10 @@ impl Default for Inner {
             origin_connect: Table::new(latency),
             origin_requests: Table::default(),
             origin_answer: Table::new(latency),
+            places: Table::default(),
+            place: Table::new(latency),
+            failovers: Table::default(),
+            reports: Table::default(),
             heartbeats: Table::default(),
             session_moves: Counter::default(),
             http: Http::default(),
@@ -217,5 +231,28 @@ impl Http {
     pub fn piece(&self, delivery: Delivery, from_client: u64, from_origin: u64) {
         self.pieces.at((delivery, (Direction::FromClient,))).inc_by(from_client);
         self.pieces.at((delivery, (Direction::FromOrigin,))).inc_by(from_origin);
+    }
+}
+
+/// What came of the questions that a node asks to agree with others. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct CallMetrics {
+    calls: Arc<Table<(Call,), Counter>>,
+    latency: Histogram,
+}
+
+impl Default for CallMetrics {
+    fn default() -> Self {
+        Self { calls: Arc::default(), latency: latency() }
+    }
+}
+
+impl CallMetrics {
+    /// Counts a question that took `elapsed`.
+    pub fn called(&self, outcome: Call, elapsed: Duration) {
+        self.calls.at((outcome,)).inc();
+        if outcome == Call::Answered {
+            self.latency.observe(elapsed.as_secs_f64());
+        }
     }
 }

@@ -67,6 +67,9 @@ pub enum Role {
 }
 
 impl Role {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Publish, Self::Play, Self::Unknown];
+
     /// The word for metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -52,6 +52,7 @@ use super::{
 };
 use crate::{
     config,
+    metrics::CallMetrics,
     origin::{Origin, OriginId},
     stream::StreamKey,
 };
@@ -371,6 +372,10 @@ impl Balancer for RedisBalancer {
                 kept.map_or_else(|| Err(fault.into()), |stream| Ok(Some(stream)))
             }
         }
+    }
+
+    fn calls(&self) -> Option<CallMetrics> {
+        Some(self.shared.link.metrics())
     }
 
     async fn ready(&self) -> Result<(), BalancerError> {

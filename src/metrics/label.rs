@@ -35,18 +35,6 @@ pub trait Labels: Copy + 'static {
 /// Names and values of labels.
 pub type Pairs = Vec<(&'static str, &'static str)>;
 
-impl Labels for () {
-    const COUNT: usize = 1;
-
-    fn index(self) -> usize {
-        0
-    }
-
-    fn pairs(_: usize) -> Pairs {
-        Vec::new()
-    }
-}
-
 impl<A: Label> Labels for (A,) {
     const COUNT: usize = A::VALUES.len();
 
@@ -231,6 +219,32 @@ label! {
         Invalid = "invalid",
         /// The balancer could not take it.
         Unavailable = "unavailable",
+    }
+}
+
+label! {
+    /// What came of a question to Redis or to another node.
+    Call as "outcome" {
+        /// It was answered.
+        Answered = "answered",
+        /// It was refused, or the connection failed.
+        Failed = "failed",
+        /// It was not answered in time.
+        Late = "late",
+    }
+}
+
+label! {
+    /// A part of a scrape that others have to be asked for.
+    Part as "part" {
+        /// Whether the balancer can place streams.
+        Ready = "ready",
+        /// The registered origins.
+        Origins = "origins",
+        /// The placed streams.
+        Placements = "placements",
+        /// What the system knows of the process.
+        Process = "process",
     }
 }
 

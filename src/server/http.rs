@@ -32,6 +32,11 @@ const COMPLAINT_PERIOD: Duration = Duration::from_secs(10);
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 43\r\n\
     Connection: close\r\n\r\n{\"code\":503,\"error\":\"too many connections\"}";
 
+/// How long a request to the exporter may take.
+const EXPORTER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections to the exporter at once.
+const EXPORTER_CONNECTIONS: usize = 64;
+
 /// What connections may take. All times are per connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -67,6 +72,11 @@ pub struct Server {
 }
 
 impl Limits {
+    /// For the exporter: few ask, and none waits long.
+    pub fn exporter() -> Self {
+        Self::api(EXPORTER_TIMEOUT, EXPORTER_CONNECTIONS, "connections to the exporter")
+    }
+
     /// For an API whose answers do not go on.
     fn api(timeout: Duration, max: usize, setting: &'static str) -> Self {
         Self {

@@ -246,7 +246,10 @@ async fn relay(
 
     let mut end = tokio::select! {
         end = relay.run() => end,
-        () = lease.moved() => Error::internal(Kind::Shutdown, "the stream moved to another origin: connect again"),
+        () = lease.moved() => {
+            context.metrics.session_moved();
+            Error::internal(Kind::Shutdown, "the stream moved to another origin: connect again")
+        }
         () = context.closing.cancelled() => Error::internal(Kind::Shutdown, SHUTTING_DOWN),
     };
 
