@@ -18,7 +18,7 @@ use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Hist
 use self::label::{
     Call, Class, Direction, Heartbeat, HttpListener, Limit, Listener, Outcome, Place, Playlist, Seen, Table, Upstream,
 };
-use crate::{balancer::Intent, error::Error, session::Delivery};
+use crate::{balancer::Intent, error::Kind, session::Delivery};
 
 /// The upper bounds of the buckets of all latencies, in seconds.
 const LATENCIES: [f64; 16] =
@@ -181,28 +181,25 @@ impl Default for OriginMetrics {
 }
 
 impl OriginMetrics {
-    /// Counts an attempt to connect that took `elapsed`; for RTMP the handshake is a part of it.
-    pub fn connected<T>(&self, result: &Result<T, Error>, elapsed: Duration) {
+    /// Counts an attempt to connect that took `elapsed`, and how it failed if it did; for RTMP the
+    /// handshake is a part of it.
+    pub fn connected(&self, failure: Option<Kind>, elapsed: Duration) {
         let inner = &self.metrics.inner;
-        inner.origin_connects.at((self.protocol, (outcome(result),))).inc();
-        if result.is_ok() {
+        inner.origin_connects.at((self.protocol, (Outcome(failure),))).inc();
+        if failure.is_none() {
             inner.origin_connect.at((self.protocol,)).observe(elapsed.as_secs_f64());
         }
     }
 
     /// Counts a request whose answer, or failure, came after `elapsed`, connecting included. For RTMP
     /// that is everything up to publish or play.
-    pub fn answered<T>(&self, result: &Result<T, Error>, elapsed: Duration) {
+    pub fn answered(&self, failure: Option<Kind>, elapsed: Duration) {
         let inner = &self.metrics.inner;
-        inner.origin_requests.at((self.protocol, (outcome(result),))).inc();
-        if result.is_ok() {
+        inner.origin_requests.at((self.protocol, (Outcome(failure),))).inc();
+        if failure.is_none() {
             inner.origin_answer.at((self.protocol,)).observe(elapsed.as_secs_f64());
         }
     }
-}
-
-fn outcome<T>(result: &Result<T, Error>) -> Outcome {
-    Outcome(result.as_ref().err().map(Error::kind))
 }
 
 /// What the server of HTTP streams counts beside its sessions. Requests of clients are counted by

@@ -103,7 +103,7 @@ impl Client {
     ) -> Result<Response<OriginBody>> {
         let start = Instant::now();
         let result = self.send_uncounted(host, port, request, patience).await;
-        self.inner.metrics.answered(&result, start.elapsed());
+        self.inner.metrics.answered(result.as_ref().err().map(Error::kind), start.elapsed());
         result
     }
 
@@ -128,7 +128,7 @@ impl Client {
         }
         let start = Instant::now();
         let connected = self.inner.dialer.connect(host, port, self.inner.settings.connect_timeout).await;
-        self.inner.metrics.connected(&connected, start.elapsed());
+        self.inner.metrics.connected(connected.as_ref().err().map(Error::kind), start.elapsed());
         let stream = connected?;
         let (requests, connection) = http1::Builder::new()
             .max_buf_size(MAX_READ)

@@ -65,7 +65,7 @@ pub struct Client<'a> {
 pub async fn open<'a>(origin: &Origin, client: Client<'a>, context: &Context) -> Result<Leg<'a>> {
     let (metrics, start) = (context.metrics.origins(Upstream::Rtmp), Instant::now());
     let leg = open_uncounted(origin, client, context, &metrics).await;
-    metrics.answered(&leg, start.elapsed());
+    metrics.answered(leg.as_ref().err().map(Error::kind), start.elapsed());
     leg
 }
 
@@ -88,7 +88,7 @@ async fn open_uncounted<'a>(
         Ok(stream)
     }
     .await;
-    metrics.connected(&connected, start.elapsed());
+    metrics.connected(connected.as_ref().err().map(Error::kind), start.elapsed());
     let mut stream = connected?;
 
     // createStream must be answered before publish or play can name its message stream.
