@@ -19,7 +19,7 @@ use srs_proxy::{
         message::{Header, kind},
     },
     config::{self, BalancerType, Listen, Policy, RealIp},
-    metrics::Metrics,
+    metrics::{Metrics, balancer::Measured, scrape::Sources},
     origin::{Endpoint, Origin},
     relay::{buffer::Pool, workers::Workers},
     server::rtmp,
@@ -92,7 +92,7 @@ impl Node {
         let (sessions, closing, stop) = (Sessions::default(), CancellationToken::new(), CancellationToken::new());
         let metrics = Metrics::default();
         let context = Arc::new(rtmp::Context {
-            balancer: balancer.clone(),
+            balancer: Arc::new(Measured::new(balancer.clone(), metrics.clone())),
             sessions: sessions.clone(),
             vhosts: Vhosts::any(),
             rtmp,
@@ -110,6 +110,18 @@ impl Node {
     /// Registers an origin that listens on `address`. `software` is its User-Agent.
     pub async fn register(&self, name: &str, address: SocketAddr, software: &str) {
         self.balancer.register(origin(name, address, software)).await.unwrap();
+    }
+
+    /// Who knows the metrics of the node.
+    pub fn sources(&self) -> Sources {
+        Sources {
+            metrics: self.metrics.clone(),
+            balancer: Arc::clone(&self.context.balancer),
+            kind: BalancerType::Memory,
+            sessions: self.sessions.clone(),
+            ready: tokio::sync::watch::channel(true).1,
+            draining: self.stop.clone(),
+        }
     }
 
     /// Waits until all sessions have ended.
