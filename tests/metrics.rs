@@ -286,11 +286,11 @@ async fn counters_never_go_back_while_sessions_come_and_go_and_scrapes_overlap()
                 while !stop.load(Relaxed) {
                     let session = sessions.start(Delivery::ALL[count as usize % 4], ([127, 0, 0, 1], worker).into());
                     session.set_bytes(10, 0);
-                    if count % 3 != 0 {
+                    if !count.is_multiple_of(3) {
                         session.set_role(if count % 3 == 1 { Intent::Publish } else { Intent::Play }, stream("s"));
                     }
                     session.set_bytes(10, 90);
-                    if count % 2 == 0 {
+                    if count.is_multiple_of(2) {
                         session.set_end(&Error::client(Kind::Closed, "test"));
                     }
                     count += 1;
