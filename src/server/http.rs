@@ -162,7 +162,7 @@ fn refuse(mut stream: std::net::TcpStream) {
     let _ = stream.shutdown(std::net::Shutdown::Write);
 }
 
-/// The client's address, where [`serve`] has told it.
+/// The client's address, where [`Server`] has told it.
 pub(super) fn peer(request: &axum::extract::Request) -> Option<SocketAddr> {
     request.extensions().get::<axum::extract::ConnectInfo<SocketAddr>>().map(|info| info.0)
 }

@@ -94,7 +94,7 @@ impl FromRef<Arc<App>> for Exporter {
     }
 }
 
-/// The routes. Serve them with [`http::serve`].
+/// The routes. Serve them with [`http::Server`].
 pub fn router(state: SystemState) -> Router {
     let alone = cluster::Alone::new(&state);
     let app = Arc::new(App { state, alone, refusals: Throttle::new(REFUSAL_PERIOD, MAX_REFUSALS) });
