@@ -42,6 +42,8 @@ impl<T> From<&Result<T, BalancerError>> for Place {
     }
 }
 
+// What is not handed on would be answered by the trait itself.
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Balancer for Measured {
     async fn register(&self, origin: Origin) -> Result<(), BalancerError> {

@@ -59,7 +59,7 @@ fn node(found: &Found, out: &mut Families<'_>) -> fmt::Result {
     out.gauges(
         plain(
             "srs_proxy_scrape_incomplete",
-            "Whether a part of this answer is missing because it did not come in time.",
+            "Whether a part of this answer is missing because it could not be had, or not in time.",
         ),
         incomplete,
     )
