@@ -1,16 +1,19 @@
 //! What the codecs cost on their own.
 
-use std::hint::black_box;
+use std::{fmt::Write, hint::black_box};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use srs_proxy::{
-    codec::rtmp::{
-        chunk::{Action, Inspect, Interest, Scanner},
-        command::Command,
-        edits::Edits,
-        handshake::{self, C0C1, Form},
-        headers::CodecHeaders,
-        message::{self, Header, kind},
+    codec::{
+        m3u8,
+        rtmp::{
+            chunk::{Action, Inspect, Interest, Scanner},
+            command::Command,
+            edits::Edits,
+            handshake::{self, C0C1, Form},
+            headers::CodecHeaders,
+            message::{self, Header, kind},
+        },
     },
     stream::{StreamKey, Vhosts},
 };
@@ -136,5 +139,25 @@ fn stream_keys(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, scanner, commands, handshakes, stream_keys);
+/// A media playlist of 200 lines, with what SRS adds to its URIs.
+fn playlists(c: &mut Criterion) {
+    let mut playlist = "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:4\n#EXT-X-MAP:URI=\"init.mp4\"\n".to_owned();
+    for n in 0..98 {
+        let _ = write!(playlist, "#EXTINF:4.000, no desc\nlivestream-{n}.m4s?hls_ctx=2ii0ln9h\n");
+    }
+    let authorities = ["proxy.example:8080", "10.0.0.7:8080"];
+    let here = m3u8::Context { name: "spstream", value: "__defaultVhost__/live/livestream", authorities: &authorities };
+    let mut out = Vec::new();
+    let mut group = c.benchmark_group("playlist");
+    group.throughput(Throughput::Bytes(playlist.len() as u64));
+    group.bench_function("200 lines", |b| {
+        b.iter(|| {
+            out.clear();
+            m3u8::rewrite(black_box(playlist.as_bytes()), &here, &mut out)
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, scanner, commands, handshakes, stream_keys, playlists);
 criterion_main!(benches);

@@ -109,7 +109,8 @@ EOF
 # start_node NAME SEEDS: a proxy. Where it gossips is in gossip_ports, where it answers the others in
 # grpc_ports.
 start_node() {
-    start "$1" env --chdir="$work" PROXY_RTMP_SERVER=127.0.0.1:0 PROXY_SYSTEM_API=127.0.0.1:0 \
+    start "$1" env --chdir="$work" PROXY_RTMP_SERVER=127.0.0.1:0 PROXY_HTTP_SERVER=127.0.0.1:0 \
+        PROXY_HTTP_API=127.0.0.1:0 PROXY_SYSTEM_API=127.0.0.1:0 \
         PROXY_LOAD_BALANCER_TYPE=mesh PROXY_MESH_NODE_ID="$1" PROXY_MESH_SEEDS="$2" PROXY_MESH_KEY="$key" \
         PROXY_MESH_GOSSIP_LISTEN="127.0.0.1:${gossip_ports[$1]}" \
         PROXY_MESH_GRPC_LISTEN="127.0.0.1:${grpc_ports[$1]}" "$proxy"

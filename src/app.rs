@@ -31,8 +31,10 @@ use crate::{
     net::{self, ListenError},
     relay::{self, buffer::Pool, dial::Dialer, workers::Workers},
     server::{
+        api::{self, ApiState},
         exporter::{self, Exporter},
         http, rtmp,
+        streams::{self, Pieces, static_files::StaticFiles},
         system::{self, SystemState},
     },
     session::Sessions,
@@ -74,6 +76,10 @@ pub struct App {
     workers: Arc<Workers>,
     rtmp: TcpListener,
     rtmp_addr: SocketAddr,
+    http: TcpListener,
+    http_addr: SocketAddr,
+    api: TcpListener,
+    api_addr: SocketAddr,
     system: TcpListener,
     system_addr: SocketAddr,
     exporter: Option<(TcpListener, SocketAddr)>,
@@ -89,6 +95,8 @@ impl App {
     /// Does as [`Self::build`], but agrees with other nodes through `balancer`.
     pub async fn with_balancer(config: Config, balancer: Arc<dyn Balancer>) -> Result<Self, StartError> {
         let rtmp = net::listen(&config.rtmp.listen, &keys::PROXY_RTMP_SERVER.spec).await?;
+        let http = net::listen(&config.http.listen, &keys::PROXY_HTTP_SERVER.spec).await?;
+        let api = net::listen(&config.api.listen, &keys::PROXY_HTTP_API.spec).await?;
         let system = net::listen(&config.system.listen, &keys::PROXY_SYSTEM_API.spec).await?;
         let exporter = match &config.exporter {
             Some(listen) => {
@@ -109,8 +117,12 @@ impl App {
             exporter,
             workers: Arc::new(workers),
             rtmp_addr: rtmp.local_addr().map_err(StartError::Address)?,
+            http_addr: http.local_addr().map_err(StartError::Address)?,
+            api_addr: api.local_addr().map_err(StartError::Address)?,
             system_addr: system.local_addr().map_err(StartError::Address)?,
             rtmp,
+            http,
+            api,
             system,
             config,
         })
@@ -119,6 +131,16 @@ impl App {
     /// Where RTMP clients are taken.
     pub fn rtmp_addr(&self) -> SocketAddr {
         self.rtmp_addr
+    }
+
+    /// Where HTTP streams are played.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http_addr
+    }
+
+    /// Where the HTTP API answers.
+    pub fn api_addr(&self) -> SocketAddr {
+        self.api_addr
     }
 
     /// Where the system API answers.
@@ -134,7 +156,8 @@ impl App {
     /// Serves until `shutdown` is done.
     pub async fn run(self, shutdown: Shutdown) -> Outcome {
         let sessions = self.sessions.clone();
-        let (rtmp_addr, system_addr, exporter_addr) = (self.rtmp_addr, self.system_addr, self.exporter_addr());
+        let (rtmp_addr, http_addr, api_addr) = (self.rtmp_addr, self.http_addr, self.api_addr);
+        let (system_addr, exporter_addr) = (self.system_addr, self.exporter_addr());
         let kind = self.config.balancer.kind;
         let balancer = Arc::clone(&self.balancer);
         let mut servers = self.serve(&shutdown).await;
@@ -143,6 +166,8 @@ impl App {
             version = env!("CARGO_PKG_VERSION"),
             balancer = kind.as_str(),
             rtmp = %rtmp_addr,
+            http = %http_addr,
+            http_api = %api_addr,
             system_api = %system_addr,
             exporter = exporter_addr.map(tracing::field::display),
             "listening"
@@ -175,9 +200,7 @@ impl App {
 
     async fn serve(self, shutdown: &Shutdown) -> Servers {
         let mut servers = Servers::new();
-        let Self {
-            config, balancer, duties, sessions, metrics, workers, rtmp, system, exporter: metrics_listener, ..
-        } = self;
+        let Self { config, balancer, duties, sessions, metrics, workers, rtmp, http, api, system, .. } = self;
         if let Some(duties) = duties {
             servers.spawn(named("mesh", duties));
         }
@@ -207,6 +230,19 @@ impl App {
         let hand_over = membership::hand_over(Arc::clone(&balancer), shutdown.draining().clone(), config.drain.force);
         servers.spawn(named("hand-over", shutdown.tasks().track_future(hand_over)));
 
+        let server = http::Server {
+            limits: http::Limits::from(&config.api),
+            metrics: metrics.listener(Listener::Api),
+            router: api::router(ApiState {
+                balancer: Arc::clone(&balancer),
+                client: client.clone(),
+                config: config.api,
+            }),
+            workers: None,
+            stop: shutdown.done().clone(),
+            close: CancellationToken::new(),
+        };
+        servers.spawn(named("http api", server.run(api)));
         let exporter = Exporter::new(Sources {
             metrics: metrics.clone(),
             balancer: Arc::clone(&balancer),
@@ -215,7 +251,7 @@ impl App {
             ready: shutdown.ready(),
             draining: shutdown.draining().clone(),
         });
-        if let Some((listener, _)) = metrics_listener {
+        if let Some((listener, _)) = self.exporter {
             let server = http::Server {
                 router: exporter::router(exporter.clone()),
                 limits: http::Limits::exporter(),
@@ -249,6 +285,34 @@ impl App {
         };
         servers.spawn(named("system api", server.run(system)));
 
+        let pool = Pool::default();
+        let limits = streams::limits(&config.http, &config.upstream);
+        let context = Arc::new(streams::Context {
+            balancer: Arc::clone(&balancer),
+            sessions: sessions.clone(),
+            metrics: metrics.clone(),
+            vhosts: config.vhosts.clone(),
+            pool: pool.clone(),
+            pieces: Pieces::new(config.http.stream_idle, config.balancer.max_streams),
+            files: config.http.static_files.clone().map(StaticFiles::new),
+            http: config.http,
+            upstream: config.upstream.clone(),
+            dialer: dialer.clone(),
+            client,
+            closing: shutdown.closing().clone(),
+        });
+        let remembered = Arc::clone(&context);
+        servers.spawn(named("streams fetched in pieces", async move { remembered.pieces.tidy().await }));
+        let server = http::Server {
+            router: streams::router(context),
+            limits,
+            metrics: metrics.listener(Listener::Streams),
+            workers: Some(Arc::clone(&workers)),
+            stop: shutdown.draining().clone(),
+            close: shutdown.closing().clone(),
+        };
+        servers.spawn(named("http streams", shutdown.tasks().track_future(server.run(http))));
+
         let context = Arc::new(rtmp::Context {
             balancer,
             sessions,
@@ -258,7 +322,7 @@ impl App {
             metrics,
             dialer,
             workers,
-            pool: Pool::default(),
+            pool,
             closing: shutdown.closing().clone(),
         });
         let draining = shutdown.draining();
@@ -337,7 +401,8 @@ mod tests {
     }
 
     async fn app(settings: &[(&str, &str)]) -> App {
-        let local = [("PROXY_RTMP_SERVER", "127.0.0.1:0"), ("PROXY_SYSTEM_API", "127.0.0.1:0")];
+        let listeners = ["PROXY_RTMP_SERVER", "PROXY_HTTP_SERVER", "PROXY_HTTP_API", "PROXY_SYSTEM_API"];
+        let local = listeners.map(|name| (name, "127.0.0.1:0"));
         App::build(config(&[&local, settings].concat())).await.unwrap()
     }
 
@@ -347,7 +412,12 @@ mod tests {
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (taken_at, free_at) = (taken.local_addr().unwrap(), free.local_addr().unwrap());
         drop(free);
-        let settings = [("PROXY_RTMP_SERVER", free_at.to_string()), ("PROXY_SYSTEM_API", taken_at.to_string())];
+        let settings = [
+            ("PROXY_RTMP_SERVER", free_at.to_string()),
+            ("PROXY_HTTP_SERVER", "127.0.0.1:0".into()),
+            ("PROXY_HTTP_API", "127.0.0.1:0".into()),
+            ("PROXY_SYSTEM_API", taken_at.to_string()),
+        ];
         let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let error = App::build(config(&settings)).await.map(|app| app.rtmp_addr()).unwrap_err();
         assert!(error.to_string().starts_with("PROXY_SYSTEM_API: cannot listen on"), "{error}");
@@ -357,7 +427,7 @@ mod tests {
     #[tokio::test]
     async fn an_idle_app_ends_as_soon_as_it_is_told_to_and_closes_its_listeners() {
         let app = app(&[]).await;
-        let addresses = [app.rtmp_addr(), app.system_addr()];
+        let addresses = [app.rtmp_addr(), app.api_addr(), app.system_addr()];
         let shutdown = Shutdown::new(app.config.drain.clone());
         shutdown.begin();
         let ended = timeout(Duration::from_secs(5), app.run(shutdown)).await;

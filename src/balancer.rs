@@ -191,6 +191,12 @@ pub trait Balancer: Send + Sync + 'static {
     /// The stream of a record that [`Self::put_session`] kept and that has not expired.
     async fn session(&self, id: &str) -> Result<Option<StreamKey>, BalancerError>;
 
+    /// The stream of a record that the Go proxy made for players of HLS (`spbhid`), where nodes share
+    /// a store with it.
+    async fn spbhid(&self, _: &str) -> Result<Option<StreamKey>, BalancerError> {
+        Ok(None)
+    }
+
     /// Whether this node can place streams now.
     async fn ready(&self) -> Result<(), BalancerError>;
 

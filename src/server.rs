@@ -1,8 +1,14 @@
 //! The listeners, one file for each. What a client asks is understood here, and handed down.
 
 pub mod admission;
+pub mod api;
+mod attempts;
+mod auth;
 pub mod exporter;
 pub mod http;
+pub mod openapi;
 pub mod rtmp;
+mod session_log;
+pub mod streams;
 pub mod system;
 mod throttle;

@@ -298,7 +298,7 @@ async fn a_stop_lets_running_requests_end_and_closes_the_rest() {
 
 #[tokio::test]
 async fn a_stop_does_not_wait_for_ever() {
-    let limits = Limits { request_timeout: SHORT, send_timeout: SHORT, header_timeout: LIMIT * 2, ..WIDE };
+    let limits = Limits { linger: SHORT, header_timeout: LIMIT * 2, ..WIDE };
     let mut server = Server::start(limits).await;
     let mut half = server.client().await;
     half.send("GET / HTTP/1.1\r\n").await;

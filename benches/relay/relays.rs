@@ -109,7 +109,10 @@ fn proxy(options: &Options, address: SocketAddr, origin: SocketAddr) -> Result<C
     // All players come from one address here.
     command
         .env("PROXY_RTMP_SERVER", address.to_string())
+        .env("PROXY_HTTP_SERVER", "127.0.0.1:0")
+        .env("PROXY_HTTP_API", "127.0.0.1:0")
         .env("PROXY_SYSTEM_API", free_address()?.to_string())
+        .env("PROXY_HTTP_API", "127.0.0.1:0")
         .env("PROXY_DEFAULT_BACKEND_ENABLED", "on")
         .env("PROXY_DEFAULT_BACKEND_IP", origin.ip().to_string())
         .env("PROXY_DEFAULT_BACKEND_RTMP", origin.port().to_string())

@@ -26,6 +26,11 @@ impl Lease {
         &self.placement
     }
 
+    /// Whether the stream has moved to another origin.
+    pub fn has_moved(&self) -> bool {
+        *self.epoch.borrow() > self.placement.epoch
+    }
+
     /// Returns when the stream has moved to another origin. Pending for ever if it never does.
     pub async fn moved(&mut self) {
         let held = self.placement.epoch;

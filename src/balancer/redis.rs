@@ -36,7 +36,7 @@ use tokio::{
 pub use connection::RedisStartError;
 
 use self::{
-    json::{Session, to_json},
+    json::{Session, stream_of, to_json},
     keys::Keys,
     known::Known,
     link::{Fault, Link},
@@ -151,6 +151,20 @@ impl RedisBalancer {
 }
 
 impl Shared {
+    /// The stream that a record under `key` names.
+    async fn record(&self, key: &str) -> Result<Option<StreamKey>, BalancerError> {
+        match self.link.run(redis::cmd("GET").arg(key)).await? {
+            Value::BulkString(json) => {
+                let stream = stream_of(&json);
+                if stream.is_none() {
+                    self.foreign.warn("a session record");
+                }
+                Ok(stream)
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// Runs `work` under the lock, and logs what changed after it.
     fn with<T>(&self, work: impl FnOnce(&mut State, Instant, &mut Vec<Change>) -> T) -> T {
         let mut changes = Vec::new();
@@ -357,21 +371,14 @@ impl Balancer for RedisBalancer {
 
     async fn session(&self, id: &str) -> Result<Option<StreamKey>, BalancerError> {
         let shared = &self.shared;
-        let key = shared.keys.ufrag(id);
-        match shared.link.run(redis::cmd("GET").arg(&key)).await {
-            Ok(Value::BulkString(json)) => {
-                let stream = Session::stream(&json);
-                if stream.is_none() {
-                    shared.foreign.warn("a session record");
-                }
-                Ok(stream)
-            }
-            Ok(_) => Ok(None),
-            Err(fault) => {
-                let kept = lock(&shared.records).get(id, Instant::now()).cloned();
-                kept.map_or_else(|| Err(fault.into()), |stream| Ok(Some(stream)))
-            }
-        }
+        shared.record(&shared.keys.ufrag(id)).await.or_else(|fault| {
+            let kept = lock(&shared.records).get(id, Instant::now()).cloned();
+            kept.map_or_else(|| Err(fault), |stream| Ok(Some(stream)))
+        })
+    }
+
+    async fn spbhid(&self, spbhid: &str) -> Result<Option<StreamKey>, BalancerError> {
+        self.shared.record(&self.shared.keys.spbhid(spbhid)).await
     }
 
     fn calls(&self) -> Option<CallMetrics> {

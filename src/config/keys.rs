@@ -114,8 +114,9 @@ keys! {
     "HTTP streams" {
         PROXY_HTTP_HEADER_TIMEOUT: Duration = "10s", value::DURATION,
             "How long a client may take for the header of a request.";
-        PROXY_HTTP_ANSWER_TIMEOUT: Duration = "10s", value::DURATION,
-            "How long an origin may take to begin its answer.";
+        PROXY_HTTP_ANSWER_TIMEOUT: Duration = "30s", value::DURATION,
+            "How long an origin may take to begin its answer. SRS begins to answer for a progressive stream once \
+             somebody publishes it.";
         PROXY_HTTP_IDLE_TIMEOUT: Duration = "300s", value::DURATION,
             "How long an origin may send nothing in the middle of an answer.";
         PROXY_HTTP_SEND_TIMEOUT: Duration = "30s", value::DURATION,

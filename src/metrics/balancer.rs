@@ -93,6 +93,10 @@ impl Balancer for Measured {
         self.inner.session(id).await
     }
 
+    async fn spbhid(&self, spbhid: &str) -> Result<Option<StreamKey>, BalancerError> {
+        self.inner.spbhid(spbhid).await
+    }
+
     async fn ready(&self) -> Result<(), BalancerError> {
         self.inner.ready().await
     }

@@ -3,6 +3,8 @@
 //! A connection has no task of its own: whoever waits for its answer or reads its body moves it on.
 //! So bytes go from the origin's socket to the client's in one task, and nothing is copied on the way.
 
+mod wire;
+
 use std::{
     collections::HashMap,
     pin::Pin,
@@ -25,6 +27,7 @@ use tokio::{
     time::{Instant, Sleep, sleep, timeout},
 };
 
+use self::wire::Wire;
 use super::dial::Dialer;
 use crate::{
     error::{Error, Kind, Result},
@@ -54,6 +57,34 @@ pub struct Patience {
     pub idle: Duration,
 }
 
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The origin does not take connections: nothing was sent.
+    #[error(transparent)]
+    Unreachable(Error),
+    /// The origin took the connection and gave no answer, or none that can be understood.
+    #[error(transparent)]
+    Unanswered(Error),
+}
+
+impl SendError {
+    /// How it failed.
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Unreachable(error) | Self::Unanswered(error) => error.kind(),
+        }
+    }
+}
+
+impl From<SendError> for Error {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Unreachable(error) | SendError::Unanswered(error) => error,
+        }
+    }
+}
+
 /// Sends requests, and keeps connections for the next ones. Cheap to clone.
 ///
 /// A connection is used again only on the thread that made it, whose runtime watches its socket.
@@ -78,7 +109,7 @@ type Key = (ThreadId, Arc<str>, u16);
 struct Leg {
     requests: SendRequest<Full<Bytes>>,
     /// Nothing once it has ended.
-    connection: Option<Box<Connection<TokioIo<TcpStream>, Full<Bytes>>>>,
+    connection: Option<Box<Connection<TokioIo<Wire>, Full<Bytes>>>>,
 }
 
 impl Client {
@@ -93,18 +124,15 @@ impl Client {
     }
 
     /// Sends a request, whose target is in origin form, to `host:port`. All errors are of the origin's
-    /// side; the request may then be sent to another origin if its method is safe.
+    /// side. A connection that was kept and turns out to have ended is no error.
     pub async fn send(
         &self,
         host: &str,
         port: u16,
         request: Request<Full<Bytes>>,
         patience: Patience,
-    ) -> Result<Response<OriginBody>> {
-        let start = Instant::now();
-        let result = self.send_uncounted(host, port, request, patience).await;
-        self.inner.metrics.answered(result.as_ref().err().map(Error::kind), start.elapsed());
-        result
+    ) -> Result<Response<OriginBody>, SendError> {
+        self.count(self.send_uncounted(host, port, request, patience)).await
     }
 
     async fn send_uncounted(
@@ -113,7 +141,7 @@ impl Client {
         port: u16,
         request: Request<Full<Bytes>>,
         patience: Patience,
-    ) -> Result<Response<OriginBody>> {
+    ) -> Result<Response<OriginBody>, SendError> {
         let key: Key = (thread::current().id(), host.into(), port);
         // A connection that was kept may end at any moment, and only safe requests can then be repeated.
         if matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -122,21 +150,51 @@ impl Client {
                     Err(error) if error.kind() != Kind::Timeout => {
                         tracing::trace!(host, port, %error, "a connection that was kept has ended");
                     }
-                    answered => return answered,
+                    answered => return answered.map_err(SendError::Unanswered),
                 }
             }
         }
+        let leg = self.connect(&key, Wire::new).await?;
+        self.exchange(leg, &key, request, patience).await.map_err(SendError::Unanswered)
+    }
+
+    /// Does as [`Self::send`], over a connection of its own, and the body of the answer can be taken as
+    /// it is ([`OriginBody::into_raw`]). The request should ask the origin to close the connection.
+    pub async fn open(
+        &self,
+        host: &str,
+        port: u16,
+        request: Request<Full<Bytes>>,
+        patience: Patience,
+    ) -> Result<Response<OriginBody>, SendError> {
+        let key: Key = (thread::current().id(), host.into(), port);
+        self.count(async {
+            let leg = self.connect(&key, Wire::taped).await?;
+            self.exchange(leg, &key, request, patience).await.map_err(SendError::Unanswered)
+        })
+        .await
+    }
+
+    async fn count<T>(&self, work: impl Future<Output = Result<T, SendError>>) -> Result<T, SendError> {
         let start = Instant::now();
-        let connected = self.inner.dialer.connect(host, port, self.inner.settings.connect_timeout).await;
+        let result = work.await;
+        self.inner.metrics.answered(result.as_ref().err().map(SendError::kind), start.elapsed());
+        result
+    }
+
+    async fn connect(&self, key: &Key, wire: impl FnOnce(TcpStream) -> Wire) -> Result<Leg, SendError> {
+        let (_, host, port) = key;
+        let start = Instant::now();
+        let connected = self.inner.dialer.connect(host, *port, self.inner.settings.connect_timeout).await;
         self.inner.metrics.connected(connected.as_ref().err().map(Error::kind), start.elapsed());
-        let stream = connected?;
+        let stream = connected.map_err(SendError::Unreachable)?;
         let (requests, connection) = http1::Builder::new()
             .max_buf_size(MAX_READ)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(wire(stream)))
             .await
-            .map_err(|error| Error::origin(Kind::Connect, format!("{host}:{port}: {}", describe(&error))))?;
-        let leg = Leg { requests, connection: Some(Box::new(connection)) };
-        self.exchange(leg, &key, request, patience).await
+            .map_err(|error| Error::origin(Kind::Closed, format!("{host}:{port}: {}", describe(&error))))
+            .map_err(SendError::Unanswered)?;
+        Ok(Leg { requests, connection: Some(Box::new(connection)) })
     }
 
     async fn exchange(
@@ -251,7 +309,33 @@ pub struct OriginBody {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
+/// An answer's body as it is on the wire, with whatever framing its header says.
+#[derive(Debug)]
+pub struct RawBody {
+    /// What has come of it.
+    pub begun: Vec<u8>,
+    /// Where the rest comes. The origin closes it at the body's end if it was asked to.
+    pub stream: TcpStream,
+}
+
 impl OriginBody {
+    /// The body as it is, before any of it was read. The body itself if it is too late for that, or if it
+    /// did not come by [`Client::open`].
+    pub fn into_raw(mut self) -> Result<RawBody, Box<Self>> {
+        if self.incoming.is_end_stream() {
+            return Err(Box::new(self));
+        }
+        let Some(Leg { connection: Some(connection), .. }) = self.leg.take_if(|leg| leg.connection.is_some()) else {
+            return Err(Box::new(self));
+        };
+        let (stream, tape) = connection.into_parts().io.into_inner().into_parts();
+        // hyper may have begun to take the body apart; the tape has it whole.
+        match tape.as_deref().and_then(wire::behind_head) {
+            Some(begun) => Ok(RawBody { begun: begun.to_vec(), stream }),
+            None => Err(Box::new(self)),
+        }
+    }
+
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
         loop {
             if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {

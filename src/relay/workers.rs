@@ -21,8 +21,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// served at the same moment: a thread that has several of them does more for each time that it is
 /// woken. Few enough that no thread is ever far behind the others.
 const SHARE: usize = 32;
-/// Threads for name resolution, for each worker.
-const MAX_BLOCKING_THREADS: usize = 8;
+/// Threads for name resolution and for files, for each worker.
+const MAX_BLOCKING_THREADS: usize = 16;
 
 /// Where sessions run. They end when this is dropped.
 pub struct Workers {

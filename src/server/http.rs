@@ -2,11 +2,13 @@
 
 mod connection;
 
+pub use connection::Takeover;
+
 use std::{io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    http::StatusCode,
+    http::{Method, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
 use serde_json::json;
@@ -90,6 +92,19 @@ impl Limits {
     }
 }
 
+/// How long a client of the HTTP API may take for the header of a request, for its body, or to take an
+/// answer.
+const CLIENT: Duration = Duration::from_secs(10);
+
+impl From<&config::Api> for Limits {
+    fn from(config: &config::Api) -> Self {
+        // For who the origins are, which of them has a client, and its end.
+        let request_timeout = CLIENT.saturating_add(config.timeout.saturating_mul(3));
+        let limits = Self::api(CLIENT, config.max_connections, keys::PROXY_HTTP_API_MAX_CONNECTIONS.spec.name);
+        Self { request_timeout, linger: request_timeout, ..limits }
+    }
+}
+
 impl From<&config::System> for Limits {
     fn from(config: &config::System) -> Self {
         Self::api(config.timeout, config.max_connections, keys::PROXY_SYSTEM_API_MAX_CONNECTIONS.spec.name)
@@ -102,10 +117,16 @@ pub fn error(status: StatusCode, message: impl Into<String>) -> Response {
     (status, Json(json!({"code": status.as_u16(), "error": message.into()}))).into_response()
 }
 
+/// The answer to a method that a path does not have.
+pub(super) async fn wrong_method(method: Method, uri: Uri) -> Response {
+    error(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not allowed for {}", uri.path()))
+}
+
 impl Server {
     /// Serves until it is to stop; then lets running requests end, and returns.
     ///
-    /// Dropping the future closes all connections at once.
+    /// Dropping the future closes all connections at once, but for those that were taken over
+    /// ([`Takeover`]).
     pub async fn run(self, listener: TcpListener) {
         let Self { router, limits, metrics, workers, stop, close } = self;
         let complaints = Throttle::new(COMPLAINT_PERIOD, 1);
@@ -140,8 +161,7 @@ impl Server {
             let (router, metrics, stop, close) = (router.clone(), metrics.clone(), stop.clone(), close.clone());
             let connection = connections.track_future(async move {
                 if let Ok(stream) = TcpStream::from_std(stream) {
-                    let served = connection::serve(stream, peer, router, limits, metrics, stop);
-                    close.run_until_cancelled(served).await;
+                    connection::serve(stream, peer, router, limits, metrics, stop, close).await;
                 }
                 drop(permit);
             });

@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use prober::probe_suspects;
+pub(super) use upstream::probe;
 
 use super::admission::{self, Admission};
 use crate::{

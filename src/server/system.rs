@@ -12,12 +12,12 @@
 //! | `GET /api/v1/proxy/origins` | the registered origins, ordered by id |
 //! | `GET /api/v1/proxy/streams` | the placed streams, ordered by name |
 //! | `GET /api/v1/proxy/sessions` | the sessions of this node, oldest first |
+//! | `GET /api/v1/proxy/openapi.json` | the description of this API and of the HTTP API (OpenAPI 3.1) |
 //!
 //! Every answer but the metrics is JSON with a `code` that is 0 for success; an error has the HTTP status as its
 //! code and says why in `error`. Where a token is configured, registration, the metrics and the views
 //! need it; versions and health do not, because the Go proxy and its users take them for probes.
 
-mod auth;
 pub mod cluster;
 mod register;
 mod views;
@@ -27,12 +27,12 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     extract::{FromRef, Request, State},
-    http::{Method, StatusCode, Uri},
+    http::{StatusCode, Uri},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
@@ -40,8 +40,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    auth,
     exporter::{self, Exporter},
-    http,
+    http, openapi,
     throttle::Throttle,
 };
 use crate::{
@@ -104,6 +105,7 @@ pub fn router(state: SystemState) -> Router {
         .route("/api/v1/proxy/origins", get(views::origins))
         .route("/api/v1/proxy/streams", get(views::streams))
         .route("/api/v1/proxy/sessions", get(views::sessions))
+        .route("/api/v1/proxy/openapi.json", get(openapi::serve))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&app), need_token));
     Router::new()
         .route("/api/v1/srs/register", post(register::register))
@@ -111,7 +113,7 @@ pub fn router(state: SystemState) -> Router {
         .route("/healthz", get(health))
         .route("/readyz", get(ready))
         .merge(views)
-        .method_not_allowed_fallback(wrong_method)
+        .method_not_allowed_fallback(http::wrong_method)
         .fallback(not_found)
         .with_state(app)
 }
@@ -120,9 +122,14 @@ async fn need_token(State(app): State<Arc<App>>, request: Request, next: Next) -
     if auth::permits(app.state.token.as_ref(), request.headers()) { next.run(request).await } else { auth::challenge() }
 }
 
-/// `signature` and `version` are where the Go proxy has them, `data` is where SRS has it.
 async fn versions() -> Response {
-    Json(json!({
+    Json(version()).into_response()
+}
+
+/// The version of this program: `signature` and `version` are where the Go proxy has them, `data` is
+/// where SRS has it.
+pub(super) fn version() -> Value {
+    json!({
         "code": 0,
         "signature": "srs-proxy",
         "version": env!("CARGO_PKG_VERSION"),
@@ -132,8 +139,7 @@ async fn versions() -> Response {
             "revision": number(env!("CARGO_PKG_VERSION_PATCH")),
             "version": env!("CARGO_PKG_VERSION"),
         },
-    }))
-    .into_response()
+    })
 }
 
 fn number(text: &str) -> u64 {
@@ -163,10 +169,6 @@ async fn readiness(app: &App) -> Result<(), String> {
         Ok(answer) => answer.map_err(|error| error.to_string()),
         Err(_) => Err(format!("placements are unavailable: no answer within {READY:?}")),
     }
-}
-
-async fn wrong_method(method: Method, uri: Uri) -> Response {
-    http::error(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not allowed for {}", uri.path()))
 }
 
 async fn not_found(uri: Uri) -> Response {

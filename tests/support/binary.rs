@@ -54,7 +54,10 @@ pub fn binary() -> Start {
 pub fn on_free_ports() -> Start {
     binary()
         .env("PROXY_RTMP_SERVER", "127.0.0.1:0")
+        .env("PROXY_HTTP_SERVER", "127.0.0.1:0")
+        .env("PROXY_HTTP_API", "127.0.0.1:0")
         .env("PROXY_SYSTEM_API", "127.0.0.1:0")
+        .env("PROXY_HTTP_API", "127.0.0.1:0")
         .env("PROXY_LOG_FORMAT", "json")
 }
 

@@ -69,9 +69,10 @@ impl Mesh {
         let node = &mut self.nodes[n];
         let (name, gossip, grpc) = (format!("node-{n}"), node.gossip.to_string(), node.grpc.to_string());
         let rtmp = node.namespace.as_ref().map_or(Ipv4Addr::LOCALHOST, Namespace::edge);
-        let (rtmp, api) = (format!("{rtmp}:0"), format!("{rtmp}:0"));
+        let [rtmp, http, api] = std::array::from_fn(|_| format!("{rtmp}:0"));
         let mut settings = vec![
             ("PROXY_RTMP_SERVER", rtmp.as_str()),
+            ("PROXY_HTTP_SERVER", &http),
             ("PROXY_SYSTEM_API", &api),
             ("PROXY_LOAD_BALANCER_TYPE", "mesh"),
             ("PROXY_MESH_NODE_ID", &name),

@@ -23,6 +23,7 @@ pub struct Proxy {
     /// The process, with its log.
     pub process: Process,
     rtmp: SocketAddr,
+    http: SocketAddr,
     api: SocketAddr,
     _dir: TempDir,
 }
@@ -50,14 +51,16 @@ impl Proxy {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PROXY_")) {
             command.env_remove(name);
         }
-        command.env("PROXY_RTMP_SERVER", "127.0.0.1:0").env("PROXY_SYSTEM_API", "127.0.0.1:0");
+        for listener in ["RTMP_SERVER", "HTTP_SERVER", "HTTP_API", "SYSTEM_API"] {
+            command.env(format!("PROXY_{listener}"), "127.0.0.1:0");
+        }
         command.envs(settings.iter().copied());
         let mut process = Process::spawn("srs-proxy", &command);
-        let (rtmp, api) = wait_for_some("the proxy says where it listens", LIMIT, || {
+        let [rtmp, http, api] = wait_for_some("the proxy says where it listens", LIMIT, || {
             process.assert_running();
             addresses(&(process.stdout() + &process.stderr()))
         });
-        Self { process, rtmp, api, _dir: dir }
+        Self { process, rtmp, http, api, _dir: dir }
     }
 
     /// Starts a proxy with origins registered.
@@ -72,6 +75,11 @@ impl Proxy {
     /// The address of its RTMP server.
     pub fn rtmp(&self) -> SocketAddr {
         self.rtmp
+    }
+
+    /// The address of its server of HTTP streams.
+    pub fn http(&self) -> SocketAddr {
+        self.http
     }
 
     /// The address of its system API.
@@ -167,14 +175,14 @@ impl Proxy {
 }
 
 /// The addresses in the line that says that the proxy listens.
-fn addresses(log: &str) -> Option<(SocketAddr, SocketAddr)> {
+fn addresses(log: &str) -> Option<[SocketAddr; 3]> {
     let log = plain(log);
     let line = log.lines().find(|line| line.contains("listening") && line.contains("system_api="))?;
     let field = |name: &str| {
         let value = line.split_whitespace().find_map(|word| word.strip_prefix(name))?;
         value.trim_matches('"').parse().ok()
     };
-    Some((field("rtmp=")?, field("system_api=")?))
+    Some([field("rtmp=")?, field("http=")?, field("system_api=")?])
 }
 
 /// Removes terminal colours.

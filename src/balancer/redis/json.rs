@@ -37,7 +37,7 @@ pub(super) struct Suspicion {
 }
 
 /// A WebRTC session as the Go proxy writes it.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 pub(super) struct Session {
     pub stream_url: String,
     pub ufrag: String,
@@ -98,12 +98,14 @@ impl Extras {
     }
 }
 
-impl Session {
-    /// The stream that the JSON names.
-    pub fn stream(json: &[u8]) -> Option<StreamKey> {
-        let session: Self = serde_json::from_slice(json).ok()?;
-        StreamKey::from_shared(&session.stream_url).ok()
+/// The stream that a record of the Go proxy names, a session's or that of a player of HLS.
+pub(super) fn stream_of(json: &[u8]) -> Option<StreamKey> {
+    #[derive(Deserialize)]
+    struct Record {
+        stream_url: String,
     }
+    let record: Record = serde_json::from_slice(json).ok()?;
+    StreamKey::from_shared(&record.stream_url).ok()
 }
 
 /// Writes what [`serde`] can always write.
@@ -151,9 +153,12 @@ mod tests {
     }
 
     #[test]
-    fn a_session_of_go_leads_to_its_stream() {
-        let json = br#"{"stream_url":"__defaultVhost__/live/s","ufrag":"abc"}"#;
-        assert_eq!(Session::stream(json).unwrap().as_str(), "__defaultVhost__/live/s");
-        assert_eq!(Session::stream(br#"{"stream_url":"x"}"#), None);
+    fn records_of_go_lead_to_their_streams() {
+        let ufrag = br#"{"stream_url":"__defaultVhost__/live/s","ufrag":"abc"}"#;
+        let spbhid = br#"{"spbhid":"x","stream_url":"__defaultVhost__/live/s","full_url":"http://h/live/s.m3u8"}"#;
+        for json in [&ufrag[..], spbhid] {
+            assert_eq!(stream_of(json).unwrap().as_str(), "__defaultVhost__/live/s");
+        }
+        assert_eq!(stream_of(br#"{"stream_url":"x"}"#), None);
     }
 }

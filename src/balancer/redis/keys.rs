@@ -82,6 +82,11 @@ impl Keys {
         format!("{}srs-proxy-ufrag:{ufrag}", self.prefix)
     }
 
+    /// A stream that players of HLS fetch, as in the Go proxy.
+    pub fn spbhid(&self, spbhid: &str) -> String {
+        format!("{}srs-proxy-spbhid:{spbhid}", self.prefix)
+    }
+
     /// A value by chance that is there for as long as Redis has not lost its data.
     pub fn alive(&self) -> String {
         format!("{}srs-proxy-meta-alive", self.prefix)
@@ -118,6 +123,7 @@ mod tests {
         assert_eq!(keys.servers(), "p:srs-proxy-all-servers");
         assert_eq!(keys.url(&stream("s")), "p:srs-proxy-url:v/app/s");
         assert_eq!(keys.ufrag("u"), "p:srs-proxy-ufrag:u");
+        assert_eq!(keys.spbhid("i"), "p:srs-proxy-spbhid:i");
         assert_eq!(keys.server_id(keys.server(&id).as_bytes()), Some(id));
         assert_eq!(keys.stream(keys.url(&stream("s")).as_bytes()), Some(stream("s")));
     }

@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    future::{Future, poll_fn},
+    future::{Future, pending, poll_fn},
     io,
     net::SocketAddr,
     pin::{Pin, pin},
@@ -38,7 +38,37 @@ const MAX_HEADER: usize = 32 * 1024;
 /// What a client must take of an answer in each `send_timeout`, in bytes, unless it takes all.
 const MIN_PROGRESS: usize = 16 * 1024;
 
-/// Serves one connection to its end.
+/// Takes a connection from the handler of a request to its end.
+type Successor = Box<dyn FnOnce(TcpStream) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+
+/// Lets the handler of a request take the client's connection over, instead of answering: an extension
+/// of the request. What the client sent behind the request is lost.
+#[derive(Clone, Default)]
+pub struct Takeover(Arc<Mutex<Option<Successor>>>);
+
+impl Takeover {
+    /// Has `successor` run in place of the connection's task, once all former answers are sent. It has
+    /// to answer the request, to mind its own deadlines, and to end when the server does.
+    pub async fn by<F>(self, successor: impl FnOnce(TcpStream) -> F + Send + 'static) -> Infallible
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        *self.slot() = Some(Box::new(|stream| Box::pin(successor(stream))));
+        pending().await
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Successor>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How a connection ended.
+enum End {
+    Done(Result<(), String>),
+    TakenOver(Successor),
+}
+
+/// Serves one connection to its end, or until `close`. One that is taken over goes on beyond that.
 pub(super) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
@@ -46,26 +76,34 @@ pub(super) async fn serve(
     limits: Limits,
     metrics: ListenerMetrics,
     stop: CancellationToken,
+    close: CancellationToken,
 ) {
     let _ = stream.set_nodelay(true);
     let activity = Arc::new(Activity::new(limits));
     let io = TokioIo::new(Observed { stream, activity: Arc::clone(&activity) });
-    let service = service_fn(|request| answer(request, peer, router.clone(), &metrics, Arc::clone(&activity)));
+    let takeover = Takeover::default();
+    let service =
+        service_fn(|request| answer(request, peer, router.clone(), &metrics, Arc::clone(&activity), takeover.clone()));
     let mut builder = http1::Builder::new();
     // hyper runs this while it waits for a request, from the end of the one before.
     builder.timer(TokioTimer::new()).header_read_timeout(limits.idle_timeout).max_buf_size(MAX_HEADER);
-    let mut connection = pin!(builder.serve_connection(io, service));
+    let mut connection = builder.serve_connection(io, service);
 
     let mut stopped = pin!(stop.cancelled());
     let mut stopping = false;
     let mut timer = pin!(tokio::time::sleep(limits.header_timeout));
-    let result = poll_fn(|cx| {
+    let running = poll_fn(|cx| {
         if !stopping && stopped.as_mut().poll(cx).is_ready() {
             stopping = true;
-            connection.as_mut().graceful_shutdown();
+            Pin::new(&mut connection).graceful_shutdown();
         }
-        if let Poll::Ready(result) = connection.as_mut().poll(cx) {
-            return Poll::Ready(result.map_err(|error| error.to_string()));
+        if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+            return Poll::Ready(End::Done(result.map_err(|error| error.to_string())));
+        }
+        if activity.is_all_sent()
+            && let Some(successor) = takeover.slot().take()
+        {
+            return Poll::Ready(End::TakenOver(successor));
         }
         // Only what the connection has just done can have changed the deadline.
         if let Some((deadline, reason)) = activity.deadline() {
@@ -73,13 +111,17 @@ pub(super) async fn serve(
                 timer.as_mut().reset(deadline);
             }
             ready!(timer.as_mut().poll(cx));
-            return Poll::Ready(Err(reason.to_owned()));
+            return Poll::Ready(End::Done(Err(reason.to_owned())));
         }
         Poll::Pending
-    })
-    .await;
-    if let Err(reason) = result {
-        tracing::debug!(%peer, reason, "HTTP connection ended");
+    });
+    match close.run_until_cancelled(running).await {
+        Some(End::TakenOver(successor)) => {
+            let stream = connection.into_parts().io.into_inner().stream;
+            successor(stream).await;
+        }
+        Some(End::Done(Err(reason))) => tracing::debug!(%peer, reason, "HTTP connection ended"),
+        Some(End::Done(Ok(()))) | None => {}
     }
 }
 
@@ -89,11 +131,13 @@ async fn answer(
     router: Router,
     metrics: &ListenerMetrics,
     activity: Arc<Activity>,
+    takeover: Takeover,
 ) -> Result<Response<Answer>, Infallible> {
     let started = activity.request_started();
     let in_request = InRequest(Arc::clone(&activity));
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(ConnectInfo(peer));
+    request.extensions_mut().insert(takeover);
     let left = activity.limits.request_timeout.saturating_sub(started.elapsed());
     let response = match tokio::time::timeout(left, router.oneshot(request)).await {
         Ok(Ok(response)) => response,
@@ -167,6 +211,11 @@ impl Activity {
                 state.stalled = None;
             }
         }
+    }
+
+    /// hyper leaves bytes to be sent only when the client takes no more.
+    fn is_all_sent(&self) -> bool {
+        self.state().stalled.is_none()
     }
 
     fn all_sent(&self) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, upstream};
+use super::{Context, probe};
 use crate::balancer::{OriginState, Reachability};
 
 /// Probes under way at once.
@@ -29,7 +29,7 @@ pub async fn probe_suspects(context: Arc<Context>, stop: CancellationToken) {
             }
             let context = Arc::clone(&context);
             probes.spawn(async move {
-                match upstream::probe(&status.origin, &context).await {
+                match probe(&status.origin, &context.dialer, &context.upstream).await {
                     Ok(()) => context.balancer.report(&status.origin.id(), Reachability::Reached).await,
                     Err(error) => tracing::debug!(origin = %status.origin.id(), %error, "the origin still fails"),
                 }

@@ -7,7 +7,7 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use tracing::{Level, Span, debug, field, info, info_span, warn};
+use tracing::{Instrument, Span, field, info, info_span};
 
 use super::{
     Context,
@@ -17,22 +17,23 @@ use super::{
     upstream::{self, Leg},
 };
 use crate::{
-    balancer::{BalancerError, Intent, Lease, PlaceRequest, Reachability},
+    balancer::{Intent, Lease, Reachability},
     codec::rtmp::{command, handshake, message::Header},
     error::{Error, Kind, Result, Side},
-    origin::{OriginId, Protocol},
+    origin::Protocol,
     relay::{
         dial,
         tcp::{self, Limits, Relay},
+    },
+    server::{
+        attempts::{Attempts, Means, Want},
+        session_log,
     },
     session::{Delivery, Session, SessionGuard},
 };
 
 /// How long a client may take to read why its session ends.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// How long an origin that did not answer is watched for a sign of life in its other sessions.
-const PROOF_OF_LIFE: Duration = Duration::from_millis(300);
 
 const SHUTTING_DOWN: &str = "this node is shutting down: connect again";
 
@@ -49,30 +50,7 @@ pub async fn run(client: TcpStream, peer: SocketAddr, context: &Arc<Context>) {
         origin = field::Empty,
     );
     let error = serve(client, &session, context, &span).await;
-    session.set_end(&error);
-    span.in_scope(|| log_end(&session, &error));
-}
-
-/// Ordinary ends are quiet; what an operator may have to act on is a warning.
-fn log_end(session: &Session, error: &Error) {
-    let (from_client, from_origin) = session.bytes();
-    let seconds = session.age().as_secs_f64();
-    let level = match (error.side(), error.kind()) {
-        // A port scan or a load balancer's probe.
-        (Side::Client, Kind::Closed) if from_client == 0 => Level::DEBUG,
-        (Side::Origin, Kind::Closed | Kind::Refused) | (Side::Client, _) | (_, Kind::Shutdown) => Level::INFO,
-        _ => Level::WARN,
-    };
-    macro_rules! end {
-        ($log:ident) => {
-            $log!(seconds, from_client, from_origin, side = %error.side(), kind = error.kind().as_str(), reason = error.message(), "session ended")
-        };
-    }
-    match level {
-        Level::DEBUG => end!(debug),
-        Level::INFO => end!(info),
-        _ => end!(warn),
-    }
+    span.in_scope(|| session_log::ended(&session, &error));
 }
 
 async fn serve(mut client: TcpStream, session: &SessionGuard, context: &Arc<Context>, span: &Span) -> Error {
@@ -156,60 +134,28 @@ async fn place_and_open<'a>(
     span: &Span,
 ) -> Result<(Leg<'a>, Lease)> {
     let client = upstream::Client { session, prologue, vhosts: &context.vhosts, received };
-    let mut avoid: Vec<OriginId> = Vec::new();
-    let mut last = None;
-    while avoid.len() < context.upstream.max_attempts {
-        let request =
-            PlaceRequest { stream: &prologue.stream, protocol: Protocol::Rtmp, intent: prologue.intent, avoid: &avoid };
-        let placement = match context.balancer.place(request).await {
-            Ok(placement) => placement,
-            // What the last origin did says more than that there is no other.
-            Err(error) => return Err(last.unwrap_or_else(|| unplaced(&error))),
-        };
-        let lease = Lease::new(Arc::clone(&context.balancer), placement, prologue.intent);
+    let want =
+        Want { stream: &prologue.stream, protocol: Protocol::Rtmp, intent: prologue.intent, session: session.id };
+    let Context { balancer, sessions, dialer, upstream, .. } = context;
+    let mut attempts = Attempts::new(Means { balancer, sessions, dialer, upstream }, want);
+    loop {
+        let lease = attempts.next().await?;
         let origin = Arc::clone(&lease.placement().origin);
-        let id = origin.id();
-        session.set_origin(Some(id.clone()));
+        session.set_origin(Some(origin.id()));
         match upstream::open(&origin, client, context).await {
             Ok(leg) => {
-                span.record("origin", id.as_str());
-                context.balancer.report(&id, Reachability::Reached).await;
+                span.record("origin", origin.id().as_str());
+                attempts.reached(&lease).await;
                 return Ok((leg, lease));
             }
-            Err(error) if error.kind() == Kind::Timeout && is_talking(&id, context).await => {
-                // Too busy for one more connection, but not dead: whoever is on it stays on it.
-                span.in_scope(|| warn!(origin = %id, %error, "the origin is slow, but its sessions go on"));
-                if context.sessions.others_use(&prologue.stream, session.id) {
-                    return Err(error);
-                }
-                avoid.push(id);
-                last = Some(error);
-            }
-            Err(error) if error.is_retryable() => {
-                span.in_scope(|| warn!(origin = %id, %error, "the origin fails; trying another"));
-                context.balancer.report(&id, Reachability::Failed(error.message().to_owned())).await;
-                avoid.push(id);
-                last = Some(error);
-            }
             Err(error) => {
-                span.record("origin", id.as_str());
-                return Err(error);
+                if !error.is_retryable() {
+                    span.record("origin", origin.id().as_str());
+                }
+                attempts.failed(&lease, error).instrument(span.clone()).await?;
             }
         }
     }
-    Err(last.unwrap_or_else(|| Error::internal(Kind::Unavailable, "no origin was tried")))
-}
-
-/// Whether an origin that did not answer a new connection still serves the old ones.
-async fn is_talking(origin: &OriginId, context: &Context) -> bool {
-    let before = context.sessions.bytes_from(origin);
-    tokio::time::sleep(PROOF_OF_LIFE).await;
-    context.sessions.bytes_from(origin) > before
-}
-
-fn unplaced(error: &BalancerError) -> Error {
-    let kind = if matches!(error, BalancerError::Full(_)) { Kind::Limit } else { Kind::Unavailable };
-    Error::internal(kind, error.to_string())
 }
 
 /// Tells a client that was promised an answer why there is no stream.

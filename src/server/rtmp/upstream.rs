@@ -25,11 +25,14 @@ use crate::{
         handshake,
         message::{Header, kind},
     },
-    config::RealIp,
+    config::{RealIp, Upstream},
     error::{Error, Kind, Result, Side, Status},
-    metrics::{OriginMetrics, label::Upstream},
+    metrics::{OriginMetrics, label},
     origin::{Origin, Protocol},
-    relay::tcp::{Opening, acknowledge_at_once},
+    relay::{
+        dial::Dialer,
+        tcp::{Opening, acknowledge_at_once},
+    },
     session::Session,
     stream::Vhosts,
 };
@@ -63,7 +66,7 @@ pub struct Client<'a> {
 /// Connects to `origin` and repeats the client's prologue to it, up to publish or play and what came
 /// with it. An error that [`Error::is_retryable`] came before publish or play was sent.
 pub async fn open<'a>(origin: &Origin, client: Client<'a>, context: &Context) -> Result<Leg<'a>> {
-    let (metrics, start) = (context.metrics.origins(Upstream::Rtmp), Instant::now());
+    let (metrics, start) = (context.metrics.origins(label::Upstream::Rtmp), Instant::now());
     let leg = open_uncounted(origin, client, context, &metrics).await;
     metrics.answered(leg.as_ref().err().map(Error::kind), start.elapsed());
     leg
@@ -83,7 +86,7 @@ async fn open_uncounted<'a>(
     let answer = context.upstream.answer_timeout;
     let start = Instant::now();
     let connected = async {
-        let mut stream = connect(origin, context).await?;
+        let mut stream = connect(origin, &context.dialer, &context.upstream).await?;
         within(answer, "the handshake", shake_hands(&mut stream, prefix.as_ref(), &mut first)).await?;
         Ok(stream)
     }
@@ -127,14 +130,14 @@ async fn open_uncounted<'a>(
 }
 
 /// Whether an origin that failed answers again: connects and shakes hands, no more.
-pub async fn probe(origin: &Origin, context: &Context) -> Result<()> {
-    let mut stream = connect(origin, context).await?;
+pub async fn probe(origin: &Origin, dialer: &Dialer, settings: &Upstream) -> Result<()> {
+    let mut stream = connect(origin, dialer, settings).await?;
     let shaking = async {
         let mut c2 = Vec::new();
         shake_hands(&mut stream, None, &mut c2).await?;
         stream.write_all(&c2).await.map_err(|e| Error::io(Side::Origin, "the handshake", e))
     };
-    within(context.upstream.answer_timeout, "the handshake", shaking).await
+    within(settings.answer_timeout, "the handshake", shaking).await
 }
 
 async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -143,11 +146,11 @@ async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = Resul
         .unwrap_or_else(|_| Err(Error::origin(Kind::Timeout, format!("{what}: no answer in {limit:?}"))))
 }
 
-async fn connect(origin: &Origin, context: &Context) -> Result<TcpStream> {
+async fn connect(origin: &Origin, dialer: &Dialer, settings: &Upstream) -> Result<TcpStream> {
     let (host, port) = origin
         .address(Protocol::Rtmp)
         .ok_or_else(|| Error::origin(Kind::Connect, "the origin has no RTMP endpoint".to_owned()))?;
-    context.dialer.connect(host, port, context.upstream.connect_timeout).await
+    dialer.connect(host, port, settings.connect_timeout).await
 }
 
 /// Shakes hands in the simple form. C2 is left in `out`, to be sent with what follows.

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use super::{App, SystemState, views::seconds};
 use crate::{
     balancer::{
-        ClusterStatus, MemberStatus, OriginState, OriginStatus, Page,
+        Balancer, ClusterStatus, MemberStatus, OriginState, OriginStatus, Page,
         mesh::{message::NodeState, node::Counters, status::Traffic},
     },
     config::BalancerType,
@@ -247,6 +247,11 @@ impl Alone {
             agrees: true,
         }
     }
+}
+
+/// The name of this node: the one that it has in a mesh, else that of its machine.
+pub(in crate::server) fn node_name(balancer: &dyn Balancer) -> String {
+    balancer.cluster().map_or_else(host_name, |status| status.node.as_str().to_owned())
 }
 
 /// The name of this machine, or of its container.

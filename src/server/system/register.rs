@@ -12,8 +12,12 @@ use axum::{
 use http_body_util::BodyExt;
 use serde_json::json;
 
-use super::{App, auth};
-use crate::{metrics::label::Heartbeat, origin::Origin, server::http};
+use super::App;
+use crate::{
+    metrics::label::Heartbeat,
+    origin::Origin,
+    server::{auth, http},
+};
 
 /// The largest heartbeat, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
