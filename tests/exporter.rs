@@ -38,7 +38,13 @@ use srs_proxy::{
     stream::StreamKey,
 };
 use system::{MINIMAL, REGISTER, Server, memory, settings};
-use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    sync::watch,
+    task::JoinHandle,
+    time::timeout,
+};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -49,6 +55,7 @@ fn read(answer: &Answer) -> Scrape {
 
 /// A node that runs until it is dropped.
 struct Node {
+    http: SocketAddr,
     system: SocketAddr,
     exporter: SocketAddr,
     shutdown: Shutdown,
@@ -69,11 +76,11 @@ impl Node {
         let config = config(settings);
         let shutdown = Shutdown::new(config.drain.clone());
         let app = App::build(config).await.unwrap();
-        let (system, exporter) = (app.system_addr(), app.exporter_addr().unwrap());
+        let (http, system, exporter) = (app.http_addr(), app.system_addr(), app.exporter_addr().unwrap());
         let run = tokio::spawn(app.run(shutdown.clone()));
         let mut ready = shutdown.ready();
         timeout(LIMIT, ready.wait_for(|ready| *ready)).await.unwrap().unwrap();
-        Self { system, exporter, shutdown, run }
+        Self { http, system, exporter, shutdown, run }
     }
 
     async fn get(&self, path: &str) -> Answer {
@@ -329,6 +336,68 @@ async fn scrapes_that_overlap_are_all_answered() {
     for client in clients {
         client.await.unwrap();
     }
+}
+
+/// Answers every request on a connection of its own, by its path.
+async fn origin(listener: TcpListener) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") && stream.read_buf(&mut request).await.unwrap_or(0) > 0 {}
+        let (kind, body) = match String::from_utf8_lossy(&request).split(' ').nth(1).unwrap_or_default() {
+            path if path.contains(".m3u8") => ("application/vnd.apple.mpegurl", "#EXTM3U\n#EXTINF:1,\ns-0.ts\n".into()),
+            path if path.contains(".ts") => ("video/mp2t", "t".repeat(5000)),
+            _ => ("video/x-flv", "f".repeat(7000)),
+        };
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+    }
+}
+
+#[tokio::test]
+async fn streams_over_http_are_counted_whether_they_are_sessions_or_come_in_pieces() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let origin = tokio::spawn(origin(listener));
+    let node = Node::start(&[]).await;
+    let heartbeat =
+        format!(r#"{{"ip":"127.0.0.1","server":"a","service":"b","pid":"1","rtmp":["{port}"],"http":["{port}"]}}"#);
+    assert_eq!(Client::connect(node.system).await.post(REGISTER, "", heartbeat).await.status, 200);
+
+    let mut client = Client::connect(node.http).await;
+    let playlist = client.get("/live/s.m3u8").await;
+    assert_eq!(playlist.status, 200, "{playlist:?}");
+    let text = String::from_utf8(playlist.body).unwrap();
+    let piece = text.lines().find(|line| line.starts_with("s-0.ts")).unwrap();
+    assert_eq!(client.get(&format!("/live/{piece}")).await.body.len(), 5000);
+    assert_eq!(Client::connect(node.http).await.get("/live/s.flv").await.body.len(), 7000);
+
+    let bytes = |scrape: &Scrape, protocol| {
+        let labels = [("protocol", protocol), ("role", "play"), ("direction", "from_origin")];
+        scrape.value("srs_proxy_session_bytes_total", &labels)
+    };
+    let start = Instant::now();
+    let mut scrape = node.scrape().await;
+    while scrape.sum("srs_proxy_session_ends_total", &[]) == 0.0 || bytes(&scrape, "hls") < 5000.0 {
+        assert!(start.elapsed() < LIMIT, "{scrape:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        scrape = node.scrape().await;
+    }
+    assert_eq!(bytes(&scrape, "hls"), 5000.0 + "#EXTM3U\n#EXTINF:1,\ns-0.ts\n".len() as f64);
+    assert!((7000.0..8000.0).contains(&bytes(&scrape, "progressive")), "the header may be among them: {scrape:?}");
+    assert_eq!(scrape.value("srs_proxy_http_playlists_total", &[("outcome", "rewritten")]), 1.0);
+    let streams = [("listener", "streams"), ("class", "2xx")];
+    assert_eq!(scrape.value("srs_proxy_http_requests_total", &streams), 3.0);
+    let play = [("protocol", "progressive"), ("role", "play")];
+    assert_eq!(scrape.value("srs_proxy_sessions_started_total", &play), 1.0);
+    assert_eq!(scrape.value("srs_proxy_sessions", &play), 0.0);
+    let over = [("protocol", "progressive"), ("side", "origin"), ("kind", "closed")];
+    assert_eq!(scrape.value("srs_proxy_session_ends_total", &over), 1.0);
+    assert_eq!(scrape.value("srs_proxy_origin_requests_total", &[("protocol", "http"), ("outcome", "ok")]), 3.0);
+    node.end().await;
+    origin.abort();
 }
 
 /// The metrics of all balancers, by the names that queries have.
