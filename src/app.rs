@@ -21,9 +21,9 @@ use crate::{
         mesh,
         redis::{RedisBalancer, RedisStartError},
     },
-    config::{BalancerType, Config, keys},
+    config::{self, BalancerType, Config, keys},
     metrics::{
-        Metrics,
+        ListenerMetrics, Metrics,
         balancer::Measured,
         label::{Listener, Upstream},
         scrape::Sources,
@@ -214,15 +214,7 @@ impl App {
         }
 
         let dialer = Dialer::default();
-        let client = relay::http::Client::counting(
-            dialer.clone(),
-            relay::http::Settings {
-                connect_timeout: config.upstream.connect_timeout,
-                keepalive: config.upstream.http_keepalive,
-                max_idle: config.upstream.http_max_idle,
-            },
-            metrics.origins(Upstream::Http),
-        );
+        let client = origin_client(&config.upstream, dialer.clone(), &metrics);
         let tidy = client.clone();
         servers.spawn(named("origin connections", async move { tidy.tidy().await }));
 
@@ -230,19 +222,11 @@ impl App {
         let hand_over = membership::hand_over(Arc::clone(&balancer), shutdown.draining().clone(), config.drain.force);
         servers.spawn(named("hand-over", shutdown.tasks().track_future(hand_over)));
 
-        let server = http::Server {
-            limits: http::Limits::from(&config.api),
-            metrics: metrics.listener(Listener::Api),
-            router: api::router(ApiState {
-                balancer: Arc::clone(&balancer),
-                client: client.clone(),
-                config: config.api,
-            }),
-            workers: None,
-            stop: shutdown.done().clone(),
-            close: CancellationToken::new(),
-        };
+        let limits = http::Limits::from(&config.api);
+        let state = ApiState { balancer: Arc::clone(&balancer), client: client.clone(), config: config.api };
+        let server = server_of_answers(api::router(state), limits, metrics.listener(Listener::Api), shutdown);
         servers.spawn(named("http api", server.run(api)));
+
         let exporter = Exporter::new(Sources {
             metrics: metrics.clone(),
             balancer: Arc::clone(&balancer),
@@ -252,14 +236,8 @@ impl App {
             draining: shutdown.draining().clone(),
         });
         if let Some((listener, _)) = self.exporter {
-            let server = http::Server {
-                router: exporter::router(exporter.clone()),
-                limits: http::Limits::exporter(),
-                metrics: metrics.listener(Listener::Exporter),
-                workers: None,
-                stop: shutdown.done().clone(),
-                close: CancellationToken::new(),
-            };
+            let (router, limits) = (exporter::router(exporter.clone()), http::Limits::exporter());
+            let server = server_of_answers(router, limits, metrics.listener(Listener::Exporter), shutdown);
             servers.spawn(named("exporter", server.run(listener)));
         }
 
@@ -275,14 +253,7 @@ impl App {
             draining: shutdown.draining().clone(),
             started: Instant::now(),
         });
-        let server = http::Server {
-            router,
-            limits,
-            metrics: metrics.listener(Listener::System),
-            workers: None,
-            stop: shutdown.done().clone(),
-            close: CancellationToken::new(),
-        };
+        let server = server_of_answers(router, limits, metrics.listener(Listener::System), shutdown);
         servers.spawn(named("system api", server.run(system)));
 
         let pool = Pool::default();
@@ -339,6 +310,26 @@ type Servers = JoinSet<&'static str>;
 async fn named(server: &'static str, run: impl Future<Output = ()>) -> &'static str {
     run.await;
     server
+}
+
+/// A server whose answers do not go on, so that it can stay until everything else has ended.
+fn server_of_answers(
+    router: axum::Router,
+    limits: http::Limits,
+    metrics: ListenerMetrics,
+    shutdown: &Shutdown,
+) -> http::Server {
+    let (stop, close) = (shutdown.done().clone(), CancellationToken::new());
+    http::Server { router, limits, metrics, workers: None, stop, close }
+}
+
+fn origin_client(upstream: &config::Upstream, dialer: Dialer, metrics: &Metrics) -> relay::http::Client {
+    let settings = relay::http::Settings {
+        connect_timeout: upstream.connect_timeout,
+        keepalive: upstream.http_keepalive,
+        max_idle: upstream.http_max_idle,
+    };
+    relay::http::Client::counting(dialer, settings, metrics.origins(Upstream::Http))
 }
 
 /// The balancer that the configuration names, and what it does by itself, if anything.

@@ -205,9 +205,13 @@ fn delivery(kind: Kind, query: Option<&str>) -> Delivery {
     match kind {
         Kind::Progressive => Delivery::Progressive,
         Kind::Playlist => Delivery::Hls,
-        Kind::Manifest => Delivery::Dash,
-        Kind::Piece if target::has_parameter(query) => Delivery::Hls,
-        Kind::Piece => Delivery::Dash,
+        Kind::Manifest | Kind::Piece => {
+            if target::has_parameter(query) {
+                Delivery::Hls
+            } else {
+                Delivery::Dash
+            }
+        }
     }
 }
 
