@@ -21,11 +21,18 @@ use crate::{
         mesh,
         redis::{RedisBalancer, RedisStartError},
     },
-    config::{BalancerType, Config, keys},
+    config::{self, BalancerType, Config, keys},
+    metrics::{
+        ListenerMetrics, Metrics,
+        balancer::Measured,
+        label::{Listener, Upstream},
+        scrape::Sources,
+    },
     net::{self, ListenError},
     relay::{self, buffer::Pool, dial::Dialer, workers::Workers},
     server::{
         api::{self, ApiState},
+        exporter::{self, Exporter},
         http, rtmp,
         streams::{self, Pieces, static_files::StaticFiles},
         system::{self, SystemState},
@@ -65,6 +72,7 @@ pub struct App {
     balancer: Arc<dyn Balancer>,
     duties: Option<BoxFuture<'static, ()>>,
     sessions: Sessions,
+    metrics: Metrics,
     workers: Arc<Workers>,
     rtmp: TcpListener,
     rtmp_addr: SocketAddr,
@@ -74,6 +82,7 @@ pub struct App {
     api_addr: SocketAddr,
     system: TcpListener,
     system_addr: SocketAddr,
+    exporter: Option<(TcpListener, SocketAddr)>,
 }
 
 impl App {
@@ -89,11 +98,23 @@ impl App {
         let http = net::listen(&config.http.listen, &keys::PROXY_HTTP_SERVER.spec).await?;
         let api = net::listen(&config.api.listen, &keys::PROXY_HTTP_API.spec).await?;
         let system = net::listen(&config.system.listen, &keys::PROXY_SYSTEM_API.spec).await?;
+        let exporter = match &config.exporter {
+            Some(listen) => {
+                let listener = net::listen(listen, &keys::PROXY_EXPORTER_LISTEN.spec).await?;
+                let address = listener.local_addr().map_err(StartError::Address)?;
+                Some((listener, address))
+            }
+            None => None,
+        };
+        let metrics = Metrics::default();
+        let balancer: Arc<dyn Balancer> = Arc::new(Measured::new(balancer, metrics.clone()));
         let workers = Workers::start(config.worker_threads.map(NonZeroUsize::get)).map_err(StartError::Workers)?;
         Ok(Self {
             balancer,
             duties: None,
             sessions: Sessions::default(),
+            metrics,
+            exporter,
             workers: Arc::new(workers),
             rtmp_addr: rtmp.local_addr().map_err(StartError::Address)?,
             http_addr: http.local_addr().map_err(StartError::Address)?,
@@ -127,11 +148,16 @@ impl App {
         self.system_addr
     }
 
+    /// Where only the metrics are, if they are anywhere but on the system API.
+    pub fn exporter_addr(&self) -> Option<SocketAddr> {
+        self.exporter.as_ref().map(|(_, address)| *address)
+    }
+
     /// Serves until `shutdown` is done.
     pub async fn run(self, shutdown: Shutdown) -> Outcome {
         let sessions = self.sessions.clone();
-        let (rtmp_addr, http_addr) = (self.rtmp_addr, self.http_addr);
-        let (api_addr, system_addr) = (self.api_addr, self.system_addr);
+        let (rtmp_addr, http_addr, api_addr) = (self.rtmp_addr, self.http_addr, self.api_addr);
+        let (system_addr, exporter_addr) = (self.system_addr, self.exporter_addr());
         let kind = self.config.balancer.kind;
         let balancer = Arc::clone(&self.balancer);
         let mut servers = self.serve(&shutdown).await;
@@ -143,6 +169,7 @@ impl App {
             http = %http_addr,
             http_api = %api_addr,
             system_api = %system_addr,
+            exporter = exporter_addr.map(tracing::field::display),
             "listening"
         );
         let outcome = tokio::select! {
@@ -173,7 +200,7 @@ impl App {
 
     async fn serve(self, shutdown: &Shutdown) -> Servers {
         let mut servers = Servers::new();
-        let Self { config, balancer, duties, sessions, workers, rtmp, http, api, system, .. } = self;
+        let Self { config, balancer, duties, sessions, metrics, workers, rtmp, http, api, system, .. } = self;
         if let Some(duties) = duties {
             servers.spawn(named("mesh", duties));
         }
@@ -187,14 +214,7 @@ impl App {
         }
 
         let dialer = Dialer::default();
-        let client = relay::http::Client::new(
-            dialer.clone(),
-            relay::http::Settings {
-                connect_timeout: config.upstream.connect_timeout,
-                keepalive: config.upstream.http_keepalive,
-                max_idle: config.upstream.http_max_idle,
-            },
-        );
+        let client = origin_client(&config.upstream, dialer.clone(), &metrics);
         let tidy = client.clone();
         servers.spawn(named("origin connections", async move { tidy.tidy().await }));
 
@@ -202,36 +222,38 @@ impl App {
         let hand_over = membership::hand_over(Arc::clone(&balancer), shutdown.draining().clone(), config.drain.force);
         servers.spawn(named("hand-over", shutdown.tasks().track_future(hand_over)));
 
-        let server = http::Server {
-            limits: http::Limits::from(&config.api),
-            router: api::router(ApiState {
-                balancer: Arc::clone(&balancer),
-                client: client.clone(),
-                config: config.api,
-            }),
-            workers: None,
-            stop: shutdown.done().clone(),
-            close: CancellationToken::new(),
-        };
+        let limits = http::Limits::from(&config.api);
+        let state = ApiState { balancer: Arc::clone(&balancer), client: client.clone(), config: config.api };
+        let server = server_of_answers(api::router(state), limits, metrics.listener(Listener::Api), shutdown);
         servers.spawn(named("http api", server.run(api)));
+
+        let exporter = Exporter::new(Sources {
+            metrics: metrics.clone(),
+            balancer: Arc::clone(&balancer),
+            kind: config.balancer.kind,
+            sessions: sessions.clone(),
+            ready: shutdown.ready(),
+            draining: shutdown.draining().clone(),
+        });
+        if let Some((listener, _)) = self.exporter {
+            let (router, limits) = (exporter::router(exporter.clone()), http::Limits::exporter());
+            let server = server_of_answers(router, limits, metrics.listener(Listener::Exporter), shutdown);
+            servers.spawn(named("exporter", server.run(listener)));
+        }
 
         let limits = http::Limits::from(&config.system);
         let router = system::router(SystemState {
             balancer: Arc::clone(&balancer),
             kind: config.balancer.kind,
             sessions: sessions.clone(),
+            metrics: metrics.clone(),
+            exporter,
             token: config.system.token,
             ready: shutdown.ready(),
             draining: shutdown.draining().clone(),
             started: Instant::now(),
         });
-        let server = http::Server {
-            router,
-            limits,
-            workers: None,
-            stop: shutdown.done().clone(),
-            close: CancellationToken::new(),
-        };
+        let server = server_of_answers(router, limits, metrics.listener(Listener::System), shutdown);
         servers.spawn(named("system api", server.run(system)));
 
         let pool = Pool::default();
@@ -239,6 +261,7 @@ impl App {
         let context = Arc::new(streams::Context {
             balancer: Arc::clone(&balancer),
             sessions: sessions.clone(),
+            metrics: metrics.clone(),
             vhosts: config.vhosts.clone(),
             pool: pool.clone(),
             pieces: Pieces::new(config.http.stream_idle, config.balancer.max_streams),
@@ -253,6 +276,7 @@ impl App {
         let server = http::Server {
             router: streams::router(context),
             limits,
+            metrics: metrics.listener(Listener::Streams),
             workers: Some(Arc::clone(&workers)),
             stop: shutdown.draining().clone(),
             close: shutdown.closing().clone(),
@@ -265,6 +289,7 @@ impl App {
             vhosts: config.vhosts,
             rtmp: config.rtmp,
             upstream: config.upstream,
+            metrics,
             dialer,
             workers,
             pool,
@@ -284,6 +309,26 @@ type Servers = JoinSet<&'static str>;
 async fn named(server: &'static str, run: impl Future<Output = ()>) -> &'static str {
     run.await;
     server
+}
+
+/// A server whose answers do not go on, so that it can stay until everything else has ended.
+fn server_of_answers(
+    router: axum::Router,
+    limits: http::Limits,
+    metrics: ListenerMetrics,
+    shutdown: &Shutdown,
+) -> http::Server {
+    let (stop, close) = (shutdown.done().clone(), CancellationToken::new());
+    http::Server { router, limits, metrics, workers: None, stop, close }
+}
+
+fn origin_client(upstream: &config::Upstream, dialer: Dialer, metrics: &Metrics) -> relay::http::Client {
+    let settings = relay::http::Settings {
+        connect_timeout: upstream.connect_timeout,
+        keepalive: upstream.http_keepalive,
+        max_idle: upstream.http_max_idle,
+    };
+    relay::http::Client::counting(dialer, settings, metrics.origins(Upstream::Http))
 }
 
 /// The balancer that the configuration names, and what it does by itself, if anything.

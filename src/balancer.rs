@@ -20,6 +20,7 @@ pub use lease::Lease;
 pub use mesh::status::{ClusterStatus, MemberStatus};
 
 use crate::{
+    metrics::CallMetrics,
     origin::{Origin, OriginId, Protocol},
     stream::StreamKey,
 };
@@ -201,6 +202,12 @@ pub trait Balancer: Send + Sync + 'static {
 
     /// What this node knows of the others, where it knows them.
     fn cluster(&self) -> Option<ClusterStatus> {
+        None
+    }
+
+    /// What came of the questions that this node asked to agree with others, of Redis or of other
+    /// nodes, where it asks any.
+    fn calls(&self) -> Option<CallMetrics> {
         None
     }
 

@@ -8,6 +8,7 @@
 //! - [`config`]: every setting, its default and its bounds
 //! - [`error`]: which side failed, and whether another origin may be tried
 //! - [`balancer`]: which origin holds which stream
+//! - [`metrics`]: what is counted and measured: handles for everybody, and a scrape that asks everybody
 //! - [`session`]: who is connected to this node now
 //! - [`relay`]: moves bytes between a client and an origin
 //! - [`server`]: the listeners, one file for each
@@ -24,6 +25,7 @@ pub mod codec;
 pub mod config;
 pub mod error;
 pub mod logging;
+pub mod metrics;
 pub mod net;
 pub mod origin;
 pub mod relay;

@@ -1,5 +1,5 @@
-//! The sessions of this node: what each one does and how much it moved. For people, scripts and
-//! the drain.
+//! The sessions of this node: what each one does and how much it moved. For people, scripts, metrics
+//! and the drain.
 
 use std::{
     collections::BTreeMap,
@@ -13,9 +13,81 @@ use std::{
 
 use crate::{
     balancer::{Intent, Page},
+    error::{Error, Kind, Side},
+    metrics::label::{End, Table},
     origin::{OriginId, Protocol},
     stream::StreamKey,
 };
+
+/// How a client sends or receives its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Delivery {
+    /// RTMP.
+    Rtmp,
+    /// One endless HTTP answer: FLV, TS, AAC, MP3.
+    Progressive,
+    /// HLS playlists and segments.
+    Hls,
+    /// MPEG-DASH manifests and segments.
+    Dash,
+}
+
+impl Delivery {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Rtmp, Self::Progressive, Self::Hls, Self::Dash];
+
+    /// The word for metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rtmp => "rtmp",
+            Self::Progressive => "progressive",
+            Self::Hls => "hls",
+            Self::Dash => "dash",
+        }
+    }
+
+    /// The protocol in which an origin serves it.
+    pub const fn protocol(self) -> Protocol {
+        match self {
+            Self::Rtmp => Protocol::Rtmp,
+            Self::Progressive | Self::Hls | Self::Dash => Protocol::Http,
+        }
+    }
+}
+
+/// What a client wants, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// To send a stream.
+    Publish,
+    /// To receive a stream.
+    Play,
+    /// It has not said so yet.
+    Unknown,
+}
+
+impl Role {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Publish, Self::Play, Self::Unknown];
+
+    /// The word for metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Play => "play",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl From<Intent> for Role {
+    fn from(intent: Intent) -> Self {
+        match intent {
+            Intent::Publish => Self::Publish,
+            Intent::Play => Self::Play,
+        }
+    }
+}
 
 /// One client of this node, from its first byte to its last.
 #[derive(Debug)]
@@ -24,6 +96,8 @@ pub struct Session {
     pub id: u64,
     /// The protocol that the client speaks.
     pub protocol: Protocol,
+    /// How the stream is delivered.
+    pub delivery: Delivery,
     /// The client's address.
     pub peer: SocketAddr,
     started: Instant,
@@ -31,6 +105,7 @@ pub struct Session {
     origin: Mutex<Option<OriginId>>,
     from_client: AtomicU64,
     from_origin: AtomicU64,
+    end: Mutex<Option<(Side, Kind)>>,
 }
 
 impl Session {
@@ -69,6 +144,15 @@ impl Session {
         self.from_client.store(from_client, Relaxed);
         self.from_origin.store(from_origin, Relaxed);
     }
+
+    /// Sets why the session ends. One that ends without it counts as complete.
+    pub fn set_end(&self, error: &Error) {
+        *lock(&self.end) = Some((error.side(), error.kind()));
+    }
+
+    fn known_role(&self) -> Role {
+        self.role().map_or(Role::Unknown, |(intent, _)| (*intent).into())
+    }
 }
 
 /// All sessions of this node. Cheap to clone.
@@ -80,7 +164,48 @@ pub struct Sessions {
 #[derive(Debug, Default)]
 struct Inner {
     last_id: AtomicU64,
-    live: Mutex<BTreeMap<u64, Arc<Session>>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    live: BTreeMap<u64, Arc<Session>>,
+    /// Of the sessions that have ended.
+    ended: Table<(Delivery, (Role,)), Moved>,
+    ends: Table<(Delivery, End), u64>,
+}
+
+/// What sessions have moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Sessions that are there.
+    pub live: u64,
+    /// Sessions that have begun, as far as their role is known: one counts once it has told its role,
+    /// or as unknown once it has ended without.
+    pub started: u64,
+    /// Bytes that came from the clients of those that are counted as started.
+    pub from_client: u64,
+    /// Bytes that came from the origins of those that are counted as started.
+    pub from_origin: u64,
+}
+
+impl Moved {
+    fn add(&mut self, session: &Session) {
+        let (from_client, from_origin) = session.bytes();
+        self.started += 1;
+        self.from_client += from_client;
+        self.from_origin += from_origin;
+    }
+}
+
+/// What all sessions since the start of the node did. But for [`Moved::live`], nothing of it ever
+/// shrinks.
+#[derive(Debug, Clone)]
+pub struct Totals {
+    /// What was moved.
+    pub moved: Table<(Delivery, (Role,)), Moved>,
+    /// How sessions have ended.
+    pub ends: Table<(Delivery, End), u64>,
 }
 
 /// A session's place in the list, which it leaves when this is dropped.
@@ -92,42 +217,61 @@ pub struct SessionGuard {
 
 impl Sessions {
     /// Lists a session for as long as the guard lives.
-    pub fn start(&self, protocol: Protocol, peer: SocketAddr) -> SessionGuard {
+    pub fn start(&self, delivery: Delivery, peer: SocketAddr) -> SessionGuard {
         let session = Arc::new(Session {
             id: self.inner.last_id.fetch_add(1, Relaxed) + 1,
-            protocol,
+            protocol: delivery.protocol(),
+            delivery,
             peer,
             started: Instant::now(),
             role: OnceLock::new(),
             origin: Mutex::new(None),
             from_client: AtomicU64::new(0),
             from_origin: AtomicU64::new(0),
+            end: Mutex::new(None),
         });
-        lock(&self.inner.live).insert(session.id, Arc::clone(&session));
+        lock(&self.inner.state).live.insert(session.id, Arc::clone(&session));
         SessionGuard { sessions: self.clone(), session }
     }
 
     /// A page of the sessions, oldest first, and how many there are in all.
     pub fn page(&self, page: Page) -> (Vec<Arc<Session>>, usize) {
-        let live = lock(&self.inner.live);
+        let live = &lock(&self.inner.state).live;
         (live.values().skip(page.start).take(page.count).cloned().collect(), live.len())
+    }
+
+    /// What all sessions did, those that run included.
+    pub fn totals(&self) -> Totals {
+        // Under one lock, since a session that ends meanwhile must be found in one place, not in two.
+        let state = lock(&self.inner.state);
+        let mut moved = state.ended.clone();
+        for session in state.live.values() {
+            let role = session.known_role();
+            let moved = moved.at_mut((session.delivery, (role,)));
+            moved.live += 1;
+            // What is counted as unknown now would have to be taken back later.
+            if role != Role::Unknown {
+                moved.add(session);
+            }
+        }
+        Totals { moved, ends: state.ends.clone() }
     }
 
     /// Bytes that the sessions of `origin` have received from it so far. It grows while the origin
     /// lives, whatever a new connection to it meets.
     pub fn bytes_from(&self, origin: &OriginId) -> u64 {
-        let live: Vec<_> = lock(&self.inner.live).values().cloned().collect();
+        let live: Vec<_> = lock(&self.inner.state).live.values().cloned().collect();
         live.iter().filter(|s| s.origin().as_ref() == Some(origin)).map(|s| s.bytes().1).sum()
     }
 
     /// Whether any session but `except` uses `stream`.
     pub fn others_use(&self, stream: &StreamKey, except: u64) -> bool {
-        lock(&self.inner.live).values().any(|s| s.id != except && s.role().is_some_and(|(_, key)| key == stream))
+        lock(&self.inner.state).live.values().any(|s| s.id != except && s.role().is_some_and(|(_, key)| key == stream))
     }
 
     /// How many sessions there are.
     pub fn len(&self) -> usize {
-        lock(&self.inner.live).len()
+        lock(&self.inner.state).live.len()
     }
 
     /// Whether there is none.
@@ -146,7 +290,12 @@ impl std::ops::Deref for SessionGuard {
 
 impl Drop for SessionGuard {
     fn drop(&mut self) {
-        lock(&self.sessions.inner.live).remove(&self.session.id);
+        let mut state = lock(&self.sessions.inner.state);
+        if let Some(session) = state.live.remove(&self.session.id) {
+            state.ended.at_mut((session.delivery, (session.known_role(),))).add(&session);
+            let end = *lock(&session.end);
+            *state.ends.at_mut((session.delivery, End(end))) += 1;
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use srs_proxy::{
     balancer::{Balancer, BalancerError, Intent, Lease, Page, PlaceRequest, Placement, memory::MemoryBalancer},
     config::{self, BalancerType, Policy},
+    metrics::{Metrics, balancer::Measured},
     origin::{Endpoint, Origin, Protocol},
     stream::StreamKey,
 };
@@ -55,6 +56,38 @@ impl Fixture for OneNode {
     async fn elapse(&self, time: Duration) {
         tokio::time::sleep(time).await;
     }
+}
+
+/// The same, with what counts and measures around it, as in a running node.
+struct MeasuredNode(Arc<dyn Balancer>);
+
+#[async_trait]
+impl Fixture for MeasuredNode {
+    async fn start() -> Self {
+        Self(Arc::new(Measured::new(Arc::new(MemoryBalancer::new(&config())), Metrics::default())))
+    }
+
+    fn nodes(&self) -> Vec<Arc<dyn Balancer>> {
+        vec![Arc::clone(&self.0)]
+    }
+
+    fn origin_ttl(&self) -> Duration {
+        config().origin_ttl
+    }
+
+    fn placement_hold(&self) -> Duration {
+        config().placement_hold
+    }
+
+    async fn elapse(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+}
+
+mod measured {
+    use super::*;
+
+    conformance!([tokio::test(start_paused = true)] MeasuredNode);
 }
 
 mod paused_clock {

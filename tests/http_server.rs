@@ -16,9 +16,12 @@ use axum::{
     extract::ConnectInfo,
     routing::{get, post},
 };
-use srs_proxy::server::{
-    admission,
-    http::{self, Limits, Takeover},
+use srs_proxy::{
+    metrics::ListenerMetrics,
+    server::{
+        admission,
+        http::{self, Limits, Takeover},
+    },
 };
 use tokio::{
     io::AsyncWriteExt,
@@ -83,8 +86,14 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let server =
-            http::Server { router, limits, workers: None, stop: stop.clone(), close: CancellationToken::new() };
+        let server = http::Server {
+            router,
+            limits,
+            metrics: ListenerMetrics::default(),
+            workers: None,
+            stop: stop.clone(),
+            close: CancellationToken::new(),
+        };
         let task = tokio::spawn(server.run(listener));
         Self { address, stop, gate, waiting, task }
     }

@@ -155,7 +155,7 @@ async fn what_is_documented_is_served_with_these_methods_and_no_others() {
 #[tokio::test]
 async fn every_answer_of_the_system_api_is_as_documented() {
     let server = Server::start().await;
-    let _session = server.sessions.start(srs_proxy::origin::Protocol::Rtmp, "127.0.0.1:1".parse().unwrap());
+    let _session = server.sessions.start(srs_proxy::session::Delivery::Rtmp, "127.0.0.1:1".parse().unwrap());
     let heartbeat = operations(SYSTEM).into_iter().find(|(_, path, _)| path.ends_with("register")).unwrap().2;
     let registered = server.register(system::HEARTBEAT).await;
     assert_eq!((registered.status, faults(&heartbeat, &registered)), (200, vec![]));

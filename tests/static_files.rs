@@ -69,6 +69,7 @@ impl Site {
         let address = listener.local_addr().unwrap();
         let server = Server {
             router: Router::new().fallback(serve),
+            metrics: srs_proxy::metrics::ListenerMetrics::default(),
             limits: LIMITS,
             workers: None,
             stop: CancellationToken::new(),

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use srs_proxy::{
     balancer::{Intent, Lease, PlaceRequest, Placement, Reachability},
     origin::{OriginId, Protocol},
+    session::Delivery,
     stream::{StreamKey, Vhosts},
 };
 
@@ -52,8 +53,8 @@ async fn streams_are_shown_with_their_origin_and_users() {
 #[tokio::test]
 async fn sessions_are_shown_from_their_first_byte_and_without_tokens() {
     let server = Server::start().await;
-    let handshaking = server.sessions.start(Protocol::Rtmp, "127.0.0.1:5001".parse().unwrap());
-    let publishing = server.sessions.start(Protocol::Rtmp, "[::1]:5002".parse().unwrap());
+    let handshaking = server.sessions.start(Delivery::Rtmp, "127.0.0.1:5001".parse().unwrap());
+    let publishing = server.sessions.start(Delivery::Rtmp, "[::1]:5002".parse().unwrap());
     publishing.set_role(Intent::Publish, stream("cam?token=t0psecret"));
     publishing.set_origin(Some(OriginId::from("a-b-1")));
     publishing.set_bytes(1000, 50);
@@ -122,7 +123,7 @@ async fn origins_and_sessions_come_in_pages_too() {
     for i in 1..=9 {
         let body = MINIMAL.replace("10.0.0.1", &format!("10.0.0.{i}")).replace(r#""a""#, &format!(r#""a{i}""#));
         assert_eq!(server.register(body).await.status, 200);
-        sessions.push(server.sessions.start(Protocol::Rtmp, "127.0.0.1:5001".parse().unwrap()));
+        sessions.push(server.sessions.start(Delivery::Rtmp, "127.0.0.1:5001".parse().unwrap()));
     }
     let origins = server.get("/api/v1/proxy/origins?start=3&count=2").await.json();
     let ids: Vec<_> = origins["origins"].as_array().unwrap().iter().map(|o| o["id"].clone()).collect();

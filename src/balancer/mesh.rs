@@ -37,6 +37,7 @@ use super::{
     Balancer, BalancerError, Intent, OriginStatus, Page, PlaceRequest, Placement, PlacementStatus, Reachability,
 };
 use crate::{
+    metrics::CallMetrics,
     origin::{Origin, OriginId},
     stream::StreamKey,
 };
@@ -46,12 +47,13 @@ pub struct MeshBalancer<B, P> {
     node: Arc<Node<B, P>>,
     end: Mutex<Option<(Leaver, CancellationToken)>>,
     traffic: Option<(Arc<gossip::Counters>, Arc<Refusals>)>,
+    calls: Option<CallMetrics>,
 }
 
 impl<B: Board, P: Peers> MeshBalancer<B, P> {
     /// The balancer that `node` is. The node must run.
     pub fn new(node: Arc<Node<B, P>>) -> Self {
-        Self { node, end: Mutex::new(None), traffic: None }
+        Self { node, end: Mutex::new(None), traffic: None, calls: None }
     }
 
     /// Ends gossip by `leaver` when the node leaves, and fires `stop` then.
@@ -60,8 +62,8 @@ impl<B: Board, P: Peers> MeshBalancer<B, P> {
     }
 
     /// Shows these counters with the state of the mesh.
-    fn with_counters(self, gossip: Arc<gossip::Counters>, refusals: Arc<Refusals>) -> Self {
-        Self { traffic: Some((gossip, refusals)), ..self }
+    fn with_counters(self, gossip: Arc<gossip::Counters>, refusals: Arc<Refusals>, calls: CallMetrics) -> Self {
+        Self { traffic: Some((gossip, refusals)), calls: Some(calls), ..self }
     }
 }
 
@@ -111,6 +113,10 @@ impl<B: Board, P: Peers> Balancer for MeshBalancer<B, P> {
         let mut status = self.node.status();
         status.traffic = self.traffic.as_ref().map(|(gossip, refusals)| Traffic::read(gossip, refusals));
         Some(status)
+    }
+
+    fn calls(&self) -> Option<CallMetrics> {
+        self.calls.clone()
     }
 
     async fn drain(&self) {

@@ -52,6 +52,7 @@ use super::{
 };
 use crate::{
     config,
+    metrics::CallMetrics,
     origin::{Origin, OriginId},
     stream::StreamKey,
 };
@@ -378,6 +379,10 @@ impl Balancer for RedisBalancer {
 
     async fn spbhid(&self, spbhid: &str) -> Result<Option<StreamKey>, BalancerError> {
         self.shared.record(&self.shared.keys.spbhid(spbhid)).await
+    }
+
+    fn calls(&self) -> Option<CallMetrics> {
+        Some(self.shared.link.metrics())
     }
 
     async fn ready(&self) -> Result<(), BalancerError> {

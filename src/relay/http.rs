@@ -29,7 +29,10 @@ use tokio::{
 
 use self::wire::Wire;
 use super::dial::Dialer;
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    metrics::OriginMetrics,
+};
 
 /// What one read takes at the most, in bytes, which is also the largest header of an answer.
 const MAX_READ: usize = 128 * 1024;
@@ -65,6 +68,15 @@ pub enum SendError {
     Unanswered(Error),
 }
 
+impl SendError {
+    /// How it failed.
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Unreachable(error) | Self::Unanswered(error) => error.kind(),
+        }
+    }
+}
+
 impl From<SendError> for Error {
     fn from(error: SendError) -> Self {
         match error {
@@ -85,6 +97,7 @@ pub struct Client {
 struct Inner {
     dialer: Dialer,
     settings: Settings,
+    metrics: OriginMetrics,
     idle: Mutex<HashMap<Key, Vec<(Instant, Leg)>>>,
 }
 
@@ -102,7 +115,12 @@ struct Leg {
 impl Client {
     /// Connects by `dialer`.
     pub fn new(dialer: Dialer, settings: Settings) -> Self {
-        Self { inner: Arc::new(Inner { dialer, settings, idle: Mutex::default() }) }
+        Self::counting(dialer, settings, OriginMetrics::default())
+    }
+
+    /// As [`Self::new`], and counts connections and requests in `metrics`.
+    pub fn counting(dialer: Dialer, settings: Settings, metrics: OriginMetrics) -> Self {
+        Self { inner: Arc::new(Inner { dialer, settings, metrics, idle: Mutex::default() }) }
     }
 
     /// What makes the connections.
@@ -113,6 +131,16 @@ impl Client {
     /// Sends a request, whose target is in origin form, to `host:port`. All errors are of the origin's
     /// side. A connection that was kept and turns out to have ended is no error.
     pub async fn send(
+        &self,
+        host: &str,
+        port: u16,
+        request: Request<Full<Bytes>>,
+        patience: Patience,
+    ) -> Result<Response<OriginBody>, SendError> {
+        self.count(self.send_uncounted(host, port, request, patience)).await
+    }
+
+    async fn send_uncounted(
         &self,
         host: &str,
         port: u16,
@@ -145,14 +173,26 @@ impl Client {
         patience: Patience,
     ) -> Result<Response<OriginBody>, SendError> {
         let key: Key = (thread::current().id(), host.into(), port);
-        let leg = self.connect(&key, Wire::taped).await?;
-        self.exchange(leg, &key, request, patience).await.map_err(SendError::Unanswered)
+        self.count(async {
+            let leg = self.connect(&key, Wire::taped).await?;
+            self.exchange(leg, &key, request, patience).await.map_err(SendError::Unanswered)
+        })
+        .await
+    }
+
+    async fn count<T>(&self, work: impl Future<Output = Result<T, SendError>>) -> Result<T, SendError> {
+        let start = Instant::now();
+        let result = work.await;
+        self.inner.metrics.answered(result.as_ref().err().map(SendError::kind), start.elapsed());
+        result
     }
 
     async fn connect(&self, key: &Key, wire: impl FnOnce(TcpStream) -> Wire) -> Result<Leg, SendError> {
         let (_, host, port) = key;
-        let connecting = self.inner.dialer.connect(host, *port, self.inner.settings.connect_timeout);
-        let stream = connecting.await.map_err(SendError::Unreachable)?;
+        let start = Instant::now();
+        let connected = self.inner.dialer.connect(host, *port, self.inner.settings.connect_timeout).await;
+        self.inner.metrics.connected(connected.as_ref().err().map(Error::kind), start.elapsed());
+        let stream = connected.map_err(SendError::Unreachable)?;
         let (requests, connection) = http1::Builder::new()
             .max_buf_size(MAX_READ)
             .handshake(TokioIo::new(wire(stream)))

@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::throttle::Throttle;
+use crate::metrics::{ListenerMetrics, Open, label::Limit};
 
 /// How often a refusal is logged at the most.
 const LOG_PERIOD: Duration = Duration::from_secs(1);
@@ -23,6 +24,7 @@ struct Inner {
     state: Mutex<State>,
     complaints: Throttle<&'static str>,
     limits: Limits,
+    metrics: ListenerMetrics,
 }
 
 /// How many connections there may be at once, and which settings say so.
@@ -47,13 +49,14 @@ struct State {
 pub struct Permit {
     admission: Admission,
     ip: IpAddr,
+    _open: Open,
 }
 
 impl Admission {
-    /// Admits up to `limits`.
-    pub fn new(limits: Limits) -> Self {
+    /// Admits up to `limits`, and counts in `metrics`.
+    pub fn new(limits: Limits, metrics: ListenerMetrics) -> Self {
         let (state, complaints) = (Mutex::default(), Throttle::new(LOG_PERIOD, 2));
-        Self { inner: Arc::new(Inner { state, complaints, limits }) }
+        Self { inner: Arc::new(Inner { state, complaints, limits, metrics }) }
     }
 
     /// A place for a connection from `ip`, unless a limit is reached.
@@ -61,17 +64,18 @@ impl Admission {
         let mut state = self.lock();
         let from_ip = state.by_ip.get(&ip).copied().unwrap_or_default();
         let Limits { max, max_per_ip, settings: [total, per_ip] } = self.inner.limits;
-        let limit = if state.total >= max {
-            total
+        let (limit, counted) = if state.total >= max {
+            (total, Limit::Total)
         } else if from_ip >= max_per_ip {
-            per_ip
+            (per_ip, Limit::Address)
         } else {
             state.total += 1;
             *state.by_ip.entry(ip).or_default() += 1;
-            return Some(Permit { admission: self.clone(), ip });
+            return Some(Permit { admission: self.clone(), ip, _open: self.inner.metrics.accepted() });
         };
         let connections = state.total;
         drop(state);
+        self.inner.metrics.refused(counted);
         if let Some(held_back) = self.inner.complaints.admit(&limit) {
             tracing::warn!(%ip, limit, from_ip, connections, held_back, "connection refused: a limit is reached");
         }
@@ -102,7 +106,8 @@ mod tests {
 
     #[test]
     fn one_address_cannot_take_all_places() {
-        let admission = Admission::new(Limits { max: 3, max_per_ip: 2, settings: ["ALL", "ONE"] });
+        let admission =
+            Admission::new(Limits { max: 3, max_per_ip: 2, settings: ["ALL", "ONE"] }, ListenerMetrics::default());
         let (a, b): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
         let held: Vec<_> = (0..2).map(|_| admission.admit(a).unwrap()).collect();
         assert!(admission.admit(a).is_none(), "the limit of one address");

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     config::{self, keys},
+    metrics::ListenerMetrics,
     net,
     relay::workers::Workers,
 };
@@ -32,6 +33,11 @@ const COMPLAINT_PERIOD: Duration = Duration::from_secs(10);
 /// The answer to a connection beyond the limit.
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 43\r\n\
     Connection: close\r\n\r\n{\"code\":503,\"error\":\"too many connections\"}";
+
+/// How long a request to the exporter may take.
+const EXPORTER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections to the exporter at once.
+const EXPORTER_CONNECTIONS: usize = 64;
 
 /// What connections may take. All times are per connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +63,8 @@ pub struct Server {
     pub router: Router,
     /// Within what limits.
     pub limits: Limits,
+    /// Where connections and requests are counted.
+    pub metrics: ListenerMetrics,
     /// Where connections are served; none means where the listener is.
     pub workers: Option<Arc<Workers>>,
     /// Cancelled when no more connections are taken and those that wait for a request end.
@@ -66,6 +74,11 @@ pub struct Server {
 }
 
 impl Limits {
+    /// For the exporter: few ask, and none waits long.
+    pub fn exporter() -> Self {
+        Self::api(EXPORTER_TIMEOUT, EXPORTER_CONNECTIONS, "connections to the exporter")
+    }
+
     /// For an API whose answers do not go on.
     fn api(timeout: Duration, max: usize, setting: &'static str) -> Self {
         Self {
@@ -115,9 +128,9 @@ impl Server {
     /// Dropping the future closes all connections at once, but for those that were taken over
     /// ([`Takeover`]).
     pub async fn run(self, listener: TcpListener) {
-        let Self { router, limits, workers, stop, close } = self;
+        let Self { router, limits, metrics, workers, stop, close } = self;
         let complaints = Throttle::new(COMPLAINT_PERIOD, 1);
-        let admission = Admission::new(limits.connections);
+        let admission = Admission::new(limits.connections, metrics.clone());
         let connections = TaskTracker::new();
         let close = close.child_token();
         let _close_all = close.clone().drop_guard();
@@ -145,10 +158,10 @@ impl Server {
                 refuse(stream);
                 continue;
             };
-            let (router, stop, close) = (router.clone(), stop.clone(), close.clone());
+            let (router, metrics, stop, close) = (router.clone(), metrics.clone(), stop.clone(), close.clone());
             let connection = connections.track_future(async move {
                 if let Ok(stream) = TcpStream::from_std(stream) {
-                    connection::serve(stream, peer, router, limits, stop, close).await;
+                    connection::serve(stream, peer, router, limits, metrics, stop, close).await;
                 }
                 drop(permit);
             });
@@ -169,7 +182,7 @@ fn refuse(mut stream: std::net::TcpStream) {
     let _ = stream.shutdown(std::net::Shutdown::Write);
 }
 
-/// The client's address, where [`serve`] has told it.
+/// The client's address, where [`Server`] has told it.
 pub(super) fn peer(request: &axum::extract::Request) -> Option<SocketAddr> {
     request.extensions().get::<axum::extract::ConnectInfo<SocketAddr>>().map(|info| info.0)
 }

@@ -27,6 +27,7 @@ use crate::{
     balancer::{Balancer, Intent},
     config::{self, keys},
     error::Kind,
+    metrics::{Metrics, label::Listener},
     relay::{buffer::Pool, dial::Dialer, workers::Workers},
     session::Sessions,
     stream::Vhosts,
@@ -47,6 +48,8 @@ pub struct Context {
     pub rtmp: config::Rtmp,
     /// Settings of connections to origins.
     pub upstream: config::Upstream,
+    /// Where everything is counted.
+    pub metrics: Metrics,
     /// Connects to origins.
     pub dialer: Dialer,
     /// Where sessions run.
@@ -60,11 +63,12 @@ pub struct Context {
 /// Accepts connections until `stop` is cancelled. Sessions run on the context's workers, are known to
 /// `tracker` and outlive this.
 pub async fn serve(listener: TcpListener, context: Arc<Context>, stop: CancellationToken, tracker: TaskTracker) {
-    let admission = Admission::new(admission::Limits {
+    let limits = admission::Limits {
         max: context.rtmp.max_connections,
         max_per_ip: context.rtmp.max_connections_per_ip,
         settings: [keys::PROXY_RTMP_MAX_CONNECTIONS.spec.name, keys::PROXY_RTMP_MAX_CONNECTIONS_PER_IP.spec.name],
-    });
+    };
+    let admission = Admission::new(limits, context.metrics.listener(Listener::Rtmp));
     loop {
         let accepted = tokio::select! {
             biased;

@@ -1,4 +1,4 @@
-//! What is logged of sessions, whatever their protocol.
+//! What is logged and counted of sessions when they end, whatever their protocol.
 
 use tracing::{Level, debug, info, warn};
 
@@ -9,6 +9,7 @@ use crate::{
 
 /// Ordinary ends are quiet; what an operator may have to act on is a warning.
 pub(super) fn ended(session: &Session, error: &Error) {
+    session.set_end(error);
     let (from_client, from_origin) = session.bytes();
     let seconds = session.age().as_secs_f64();
     let level = match (error.side(), error.kind()) {

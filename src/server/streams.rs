@@ -17,6 +17,7 @@
 //! | is not there: none serves HTTP | 503 with `Retry-After` |
 
 mod answer;
+mod counted;
 mod forward;
 mod headers;
 mod pieces;
@@ -41,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 pub use pieces::Pieces;
 
 use self::{
+    counted::Counted,
     forward::Forward,
     static_files::StaticFiles,
     target::{Kind, Name, Target},
@@ -52,9 +54,10 @@ use super::{
 use crate::{
     balancer::Balancer,
     config::{self, keys},
-    error::Result,
+    error::{self, Result},
+    metrics::{Metrics, label::Playlist},
     relay::{buffer::Pool, http::Client},
-    session::Sessions,
+    session::{Delivery, Sessions},
     stream::{StreamKey, Vhosts},
 };
 
@@ -67,6 +70,8 @@ pub struct Context {
     pub balancer: Arc<dyn Balancer>,
     /// Lists the sessions.
     pub sessions: Sessions,
+    /// Where everything is counted.
+    pub metrics: Metrics,
     /// The vhosts that are told apart.
     pub vhosts: Vhosts,
     /// The server's settings.
@@ -182,18 +187,43 @@ async fn stream_answer(
     let forward = Forward::new(context, peer, &stream, request, target.kind);
     let answered = match target.kind {
         Kind::Progressive => progressive::play(&forward).await,
-        Kind::Playlist | Kind::Manifest | Kind::Piece => piece(&forward).await,
+        Kind::Playlist | Kind::Manifest | Kind::Piece => {
+            piece(&forward, delivery(target.kind, request.uri().query())).await
+        }
     };
     answered.unwrap_or_else(|error| answer::failed(&error, &stream))
 }
 
-async fn piece(forward: &Forward<'_>) -> Result<Response> {
-    let answer = forward.piece().await?;
+async fn piece(forward: &Forward<'_>, delivery: Delivery) -> Result<Response> {
+    let (context, answer) = (forward.context, forward.piece().await?);
     // Not every playlist has a name that says so.
-    if playlist::is_playlist(&answer.response) {
-        return playlist::rewritten(answer, forward.is_head(), forward.context.http.answer_timeout).await;
+    if !playlist::is_playlist(&answer.response) {
+        return Ok(answer.response.map(|body| Body::new(Counted::new(body, delivery, &context.metrics))));
     }
-    Ok(answer.into_response())
+    let rewritten = playlist::rewritten(answer, forward.is_head(), context.http.answer_timeout, &context.metrics).await;
+    match rewritten.as_ref().map_err(error::Error::kind) {
+        Ok(_) => context.metrics.http().playlist(Playlist::Rewritten),
+        Err(error::Kind::Limit) => context.metrics.http().playlist(Playlist::TooLarge),
+        Err(error::Kind::Protocol) => context.metrics.http().playlist(Playlist::Invalid),
+        // It did not come.
+        Err(_) => {}
+    }
+    rewritten
+}
+
+/// What a piece is of: playlists of HLS name their pieces by a parameter, manifests of DASH by paths.
+fn delivery(kind: Kind, query: Option<&str>) -> Delivery {
+    match kind {
+        Kind::Progressive => Delivery::Progressive,
+        Kind::Playlist => Delivery::Hls,
+        Kind::Manifest | Kind::Piece => {
+            if target::has_parameter(query) {
+                Delivery::Hls
+            } else {
+                Delivery::Dash
+            }
+        }
+    }
 }
 
 async fn file(context: &Context, request: Request<()>) -> Option<Response> {

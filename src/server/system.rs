@@ -7,15 +7,16 @@
 //! | `GET /api/v1/versions` | the version of this program |
 //! | `GET /healthz` | 200 while the process serves |
 //! | `GET /readyz` | 200 while this node takes new sessions, else 503 |
+//! | `GET /metrics` | the metrics of this node |
 //! | `GET /api/v1/proxy/cluster` | this node, the others, and what they hold together |
 //! | `GET /api/v1/proxy/origins` | the registered origins, ordered by id |
 //! | `GET /api/v1/proxy/streams` | the placed streams, ordered by name |
 //! | `GET /api/v1/proxy/sessions` | the sessions of this node, oldest first |
 //! | `GET /api/v1/proxy/openapi.json` | the description of this API and of the HTTP API (OpenAPI 3.1) |
 //!
-//! Every answer is JSON with a `code` that is 0 for success; an error has the HTTP status as its
-//! code and says why in `error`. Where a token is configured, registration and the views need it;
-//! versions and health do not, because the Go proxy and its users take them for probes.
+//! Every answer but the metrics is JSON with a `code` that is 0 for success; an error has the HTTP status as its
+//! code and says why in `error`. Where a token is configured, registration, the metrics and the views
+//! need it; versions and health do not, because the Go proxy and its users take them for probes.
 
 pub mod cluster;
 mod register;
@@ -25,7 +26,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{Request, State},
+    extract::{FromRef, Request, State},
     http::{StatusCode, Uri},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -38,10 +39,16 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{auth, http, openapi, throttle::Throttle};
+use super::{
+    auth,
+    exporter::{self, Exporter},
+    http, openapi,
+    throttle::Throttle,
+};
 use crate::{
     balancer::Balancer,
     config::{BalancerType, Secret},
+    metrics::Metrics,
     session::Sessions,
 };
 
@@ -62,7 +69,11 @@ pub struct SystemState {
     pub kind: BalancerType,
     /// The sessions of this node.
     pub sessions: Sessions,
-    /// The bearer token that registration and views need, if any.
+    /// Counts the heartbeats.
+    pub metrics: Metrics,
+    /// Answers with the metrics.
+    pub exporter: Exporter,
+    /// The bearer token that registration, metrics and views need, if any.
     pub token: Option<Secret>,
     /// Whether this node takes new sessions: false until it has started and while it drains.
     pub ready: watch::Receiver<bool>,
@@ -78,11 +89,18 @@ struct App {
     refusals: Throttle<(Option<IpAddr>, String)>,
 }
 
+impl FromRef<Arc<App>> for Exporter {
+    fn from_ref(app: &Arc<App>) -> Self {
+        app.state.exporter.clone()
+    }
+}
+
 /// The routes. Serve them with [`http::Server`].
 pub fn router(state: SystemState) -> Router {
     let alone = cluster::Alone::new(&state);
     let app = Arc::new(App { state, alone, refusals: Throttle::new(REFUSAL_PERIOD, MAX_REFUSALS) });
     let views = Router::new()
+        .route("/metrics", get(exporter::metrics::<Arc<App>>))
         .route("/api/v1/proxy/cluster", get(cluster::cluster))
         .route("/api/v1/proxy/origins", get(views::origins))
         .route("/api/v1/proxy/streams", get(views::streams))

@@ -19,6 +19,7 @@ PROXY = "srs-proxy"
 LISTENERS = {
     "rtmp": "PROXY_RTMP_SERVER",
     "system": "PROXY_SYSTEM_API",
+    "metrics": "PROXY_EXPORTER_LISTEN",
     "http-api": "PROXY_HTTP_API",
     "http": "PROXY_HTTP_SERVER",
     "webrtc": "PROXY_WEBRTC_SERVER",
@@ -195,6 +196,22 @@ def probes(overlay):
             yield f"{label(overlay.proxy)}: {kind} does not ask for {path} at port system"
 
 
+def metrics(overlay):
+    """Prometheus finds the metrics where they are, and reaches them from inside of the cluster only."""
+    annotations = overlay.proxy["spec"]["template"]["metadata"].get("annotations", {})
+    found = {key: annotations.get(f"prometheus.io/{key}") for key in ["scrape", "port", "path"]}
+    port = ports(overlay.proxy).get(("metrics", "TCP"))
+    if found != {"scrape": "true", "port": str(port), "path": "/metrics"}:
+        yield f"{label(overlay.proxy)}: Prometheus does not find the metrics at port {port} by its annotations"
+    if not overlay.setting("PROXY_EXPORTER_LISTEN"):
+        yield f"{label(overlay.proxy)}: PROXY_EXPORTER_LISTEN is not set, so nothing listens at port {port}"
+    policies = overlay.kind("NetworkPolicy")
+    rules = [rule for doc in policies for rule in doc["spec"]["ingress"]]
+    open_to = [rule.get("from") for rule in rules if "metrics" in [port["port"] for port in rule["ports"]]]
+    if open_to != [[{"namespaceSelector": {}}]]:
+        yield "NetworkPolicy: port metrics is to be open to the pods of the cluster and nobody else"
+
+
 def drain(overlay):
     container = containers(overlay.proxy)[0]
     pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
@@ -330,8 +347,8 @@ def secret(overlay, name):
 
 
 RULES = [
-    known_settings, references, selectors, target_ports, listeners, probes, drain, hardening, spread, isolation,
-    registration,
+    known_settings, references, selectors, target_ports, listeners, probes, metrics, drain, hardening, spread,
+    isolation, registration,
 ]  # fmt: skip
 OF_OVERLAY = {"memory": memory, "redis": redis, "mesh": mesh}
 
@@ -351,7 +368,7 @@ def check_dockerfile(text, settings):
             yield f"Dockerfile: {name} is no setting of srs-proxy"
     exposed = re.search(r"^EXPOSE (.*)$", text, re.MULTILINE).group(1).split()
     exposed = {int(port.removesuffix("/udp")) for port in exposed}
-    expected = {port_of(settings[name]) for name in LISTENERS.values() if name in settings}
+    expected = {port_of(settings[name]) for name in LISTENERS.values() if settings.get(name)}
     if expected - exposed:
         yield f"Dockerfile: EXPOSE lacks {sorted(expected - exposed)}"
     user = re.findall(r"^USER (.*)$", text, re.MULTILINE)

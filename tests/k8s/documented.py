@@ -15,7 +15,11 @@ import yaml
 def main(document, mesh):
     kustomization = {}
     for block in re.findall(r"^```yaml\n(.*?)^```", Path(document).read_text(), re.MULTILINE | re.DOTALL):
-        for key, value in yaml.safe_load(block).items():
+        part = yaml.safe_load(block)
+        # An object that stands for itself is no part of the overlay.
+        if part.get("kind", "Kustomization") != "Kustomization":
+            continue
+        for key, value in part.items():
             if key == "configMapGenerator" and key in kustomization:
                 kustomization[key][0]["literals"] += value[0]["literals"]
             else:

@@ -255,6 +255,7 @@ impl Api {
         let server = http::Server {
             router: router(ApiState { balancer: Arc::clone(&balancer), client, config }),
             limits,
+            metrics: srs_proxy::metrics::ListenerMetrics::default(),
             workers: None,
             stop: CancellationToken::new(),
             close: CancellationToken::new(),

@@ -13,6 +13,7 @@ use std::{
 use srs_proxy::{
     balancer::{Balancer, Intent, PlaceRequest, Placement, memory::MemoryBalancer},
     config::{self, BalancerType, Listen, Policy},
+    metrics::{Metrics, label::Listener},
     origin::{Origin as Registered, Protocol},
     relay::{
         buffer::Pool,
@@ -107,6 +108,7 @@ impl Node {
             keepalive: upstream.http_keepalive,
             max_idle: upstream.http_max_idle,
         };
+        let metrics = Metrics::default();
         let context = Arc::new(Context {
             balancer: balancer.clone(),
             sessions: sessions.clone(),
@@ -118,6 +120,7 @@ impl Node {
             client: OriginClient::new(Dialer::default(), connections),
             pool: Pool::default(),
             closing: closing.clone(),
+            metrics: metrics.clone(),
         });
         let server = Server {
             router: streams::router(context),
@@ -125,6 +128,7 @@ impl Node {
             workers: None,
             stop: draining.clone(),
             close: closing.clone(),
+            metrics: metrics.listener(Listener::Streams),
         };
         let task = tokio::spawn(server.run(listener));
         Self { address, balancer, sessions, draining, closing, task }

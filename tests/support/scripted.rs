@@ -19,6 +19,7 @@ use srs_proxy::{
         message::{Header, kind},
     },
     config::{self, BalancerType, Listen, Policy, RealIp},
+    metrics::{Metrics, balancer::Measured, scrape::Sources},
     origin::{Endpoint, Origin},
     relay::{buffer::Pool, workers::Workers},
     server::rtmp,
@@ -40,6 +41,7 @@ pub struct Node {
     pub address: SocketAddr,
     pub balancer: Arc<MemoryBalancer>,
     pub sessions: Sessions,
+    pub metrics: Metrics,
     pub closing: CancellationToken,
     pub context: Arc<rtmp::Context>,
     stop: CancellationToken,
@@ -88,24 +90,38 @@ impl Node {
             max_streams: 1000,
         }));
         let (sessions, closing, stop) = (Sessions::default(), CancellationToken::new(), CancellationToken::new());
+        let metrics = Metrics::default();
         let context = Arc::new(rtmp::Context {
-            balancer: balancer.clone(),
+            balancer: Arc::new(Measured::new(balancer.clone(), metrics.clone())),
             sessions: sessions.clone(),
             vhosts: Vhosts::any(),
             rtmp,
             upstream,
+            metrics: metrics.clone(),
             dialer: srs_proxy::relay::dial::Dialer::default(),
             workers: Arc::new(Workers::here()),
             pool: Pool::default(),
             closing: closing.clone(),
         });
         tokio::spawn(rtmp::serve(listener, Arc::clone(&context), stop.clone(), TaskTracker::new()));
-        Self { address, balancer, sessions, closing, context, stop }
+        Self { address, balancer, sessions, metrics, closing, context, stop }
     }
 
     /// Registers an origin that listens on `address`. `software` is its User-Agent.
     pub async fn register(&self, name: &str, address: SocketAddr, software: &str) {
         self.balancer.register(origin(name, address, software)).await.unwrap();
+    }
+
+    /// Who knows the metrics of the node.
+    pub fn sources(&self) -> Sources {
+        Sources {
+            metrics: self.metrics.clone(),
+            balancer: Arc::clone(&self.context.balancer),
+            kind: BalancerType::Memory,
+            sessions: self.sessions.clone(),
+            ready: tokio::sync::watch::channel(true).1,
+            draining: self.stop.clone(),
+        }
     }
 
     /// Waits until all sessions have ended.

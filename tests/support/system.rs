@@ -9,7 +9,9 @@ use serde_json::Value;
 use srs_proxy::{
     balancer::{Balancer, memory::MemoryBalancer},
     config::{self, BalancerType, Policy, Secret},
+    metrics::{Metrics, label::Listener, scrape::Sources},
     server::{
+        exporter::Exporter,
         http::{self, Limits},
         system::{SystemState, router},
     },
@@ -70,10 +72,21 @@ impl Server {
         let sessions = Sessions::default();
         let (ready, is_ready) = watch::channel(true);
         let draining = CancellationToken::new();
+        let metrics = Metrics::default();
+        let exporter = Exporter::new(Sources {
+            metrics: metrics.clone(),
+            balancer: Arc::clone(&balancer),
+            kind: BalancerType::Memory,
+            sessions: sessions.clone(),
+            ready: is_ready.clone(),
+            draining: draining.clone(),
+        });
         let state = SystemState {
             balancer: Arc::clone(&balancer),
             kind: BalancerType::Memory,
             sessions: sessions.clone(),
+            metrics: metrics.clone(),
+            exporter,
             token,
             ready: is_ready,
             draining: draining.clone(),
@@ -84,6 +97,7 @@ impl Server {
         let server = http::Server {
             router: router(state),
             limits: Limits::from(&settings),
+            metrics: metrics.listener(Listener::System),
             workers: None,
             stop: CancellationToken::new(),
             close: CancellationToken::new(),

@@ -98,13 +98,14 @@ pub async fn start(mesh: &config::Mesh, placement: &config::Balancer) -> Result<
         expects_others: !mesh.seeds.is_empty(),
     };
     let client = Client::new(Arc::clone(&membership), mesh.rpc_timeout);
+    let calls = client.metrics();
     let node = Node::new(settings, board, client);
     let refusals = Arc::new(Refusals::default());
     let answer: Arc<dyn Answer> = Arc::new(Arc::clone(&node));
     let server = Server { membership, answer, limits: Limits::default(), refusals: Arc::clone(&refusals) };
     let stop = CancellationToken::new();
     let run = Box::pin(live(Arc::clone(&node), feed, server, listener, stop.clone()));
-    let balancer = MeshBalancer::new(node).ended_by(leaver, stop).with_counters(counters, refusals);
+    let balancer = MeshBalancer::new(node).ended_by(leaver, stop).with_counters(counters, refusals, calls);
     Ok(Started { balancer: Arc::new(balancer), run, gossip_addr, grpc_addr })
 }
 

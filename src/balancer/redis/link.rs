@@ -21,7 +21,11 @@ use super::{
     lock,
     scripts::Call,
 };
-use crate::{balancer::BalancerError, config};
+use crate::{
+    balancer::BalancerError,
+    config,
+    metrics::{CallMetrics, label},
+};
 
 /// Commands that are under way at once for one caller.
 const BATCH: usize = 256;
@@ -102,6 +106,7 @@ pub(super) struct Link {
     data: Mutex<Option<Vec<u8>>>,
     /// Before this, no fresh placement is made.
     refilled_at: Mutex<Option<Instant>>,
+    metrics: CallMetrics,
 }
 
 impl Link {
@@ -115,7 +120,13 @@ impl Link {
             trouble: Mutex::default(),
             data: Mutex::default(),
             refilled_at: Mutex::default(),
+            metrics: CallMetrics::default(),
         })
+    }
+
+    /// What came of all operations.
+    pub fn metrics(&self) -> CallMetrics {
+        self.metrics.clone()
     }
 
     /// Whether there is a connection now.
@@ -194,7 +205,14 @@ impl Link {
                 }
             }
         };
-        let result = timeout_at(Instant::now() + self.timeout, work).await;
+        let start = Instant::now();
+        let result = timeout_at(start + self.timeout, work).await;
+        let outcome = match &result {
+            Ok(Ok(_)) => label::Call::Answered,
+            Ok(Err(_)) => label::Call::Failed,
+            Err(_) => label::Call::Late,
+        };
+        self.metrics.called(outcome, start.elapsed());
         result.unwrap_or_else(|_| {
             if self.connector.heals_itself() {
                 self.broken.notify_one();

@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::{Limits, error};
+use crate::metrics::ListenerMetrics;
 
 /// The largest header that is read, in bytes.
 const MAX_HEADER: usize = 32 * 1024;
@@ -73,6 +74,7 @@ pub(super) async fn serve(
     peer: SocketAddr,
     router: Router,
     limits: Limits,
+    metrics: ListenerMetrics,
     stop: CancellationToken,
     close: CancellationToken,
 ) {
@@ -80,7 +82,8 @@ pub(super) async fn serve(
     let activity = Arc::new(Activity::new(limits));
     let io = TokioIo::new(Observed { stream, activity: Arc::clone(&activity) });
     let takeover = Takeover::default();
-    let service = service_fn(|request| answer(request, peer, router.clone(), Arc::clone(&activity), takeover.clone()));
+    let service =
+        service_fn(|request| answer(request, peer, router.clone(), &metrics, Arc::clone(&activity), takeover.clone()));
     let mut builder = http1::Builder::new();
     // hyper runs this while it waits for a request, from the end of the one before.
     builder.timer(TokioTimer::new()).header_read_timeout(limits.idle_timeout).max_buf_size(MAX_HEADER);
@@ -126,6 +129,7 @@ async fn answer(
     request: Request<Incoming>,
     peer: SocketAddr,
     router: Router,
+    metrics: &ListenerMetrics,
     activity: Arc<Activity>,
     takeover: Takeover,
 ) -> Result<Response<Answer>, Infallible> {
@@ -143,6 +147,7 @@ async fn answer(
             response
         }
     };
+    metrics.answered(response.status(), started.elapsed());
     Ok(response.map(|body| Answer { body, _in_request: in_request }))
 }
 

@@ -389,7 +389,10 @@ fn map_user_control(payload: &mut [u8], map: impl Fn(u32) -> u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{codec::rtmp::amf0::Value, origin::Protocol, session::Sessions};
+    use crate::{
+        codec::rtmp::amf0::Value,
+        session::{Delivery, Sessions},
+    };
 
     fn prologue(intent: Intent) -> Prologue {
         Prologue {
@@ -408,7 +411,7 @@ mod tests {
 
     fn with_duplex(intent: Intent, test: impl FnOnce(&mut Duplex<'_>)) {
         let sessions = Sessions::default();
-        let session = sessions.start(Protocol::Rtmp, ([127, 0, 0, 1], 1).into());
+        let session = sessions.start(Delivery::Rtmp, ([127, 0, 0, 1], 1).into());
         let (prologue, vhosts) = (prologue(intent), Vhosts::any());
         let mut duplex = Duplex::new(&session, &prologue, &vhosts, 0);
         duplex.join(Joined { window: 0, received: 0 }, vec![1.0]);

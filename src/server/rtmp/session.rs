@@ -29,7 +29,7 @@ use crate::{
         attempts::{Attempts, Means, Want},
         session_log,
     },
-    session::{Session, SessionGuard},
+    session::{Delivery, Session, SessionGuard},
 };
 
 /// How long a client may take to read why its session ends.
@@ -39,7 +39,7 @@ const SHUTTING_DOWN: &str = "this node is shutting down: connect again";
 
 /// Serves a connection.
 pub async fn run(client: TcpStream, peer: SocketAddr, context: &Arc<Context>) {
-    let session = context.sessions.start(Protocol::Rtmp, peer);
+    let session = context.sessions.start(Delivery::Rtmp, peer);
     let span = info_span!(
         "session",
         id = session.id,
@@ -192,7 +192,10 @@ async fn relay(
 
     let mut end = tokio::select! {
         end = relay.run() => end,
-        () = lease.moved() => Error::internal(Kind::Shutdown, "the stream moved to another origin: connect again"),
+        () = lease.moved() => {
+            context.metrics.session_moved();
+            Error::internal(Kind::Shutdown, "the stream moved to another origin: connect again")
+        }
         () = context.closing.cancelled() => Error::internal(Kind::Shutdown, SHUTTING_DOWN),
     };
 

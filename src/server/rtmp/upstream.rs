@@ -1,6 +1,9 @@
 //! The origin's leg of a session: connect, shake hands, repeat the client's prologue.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -24,6 +27,7 @@ use crate::{
     },
     config::{RealIp, Upstream},
     error::{Error, Kind, Result, Side, Status},
+    metrics::{OriginMetrics, label},
     origin::{Origin, Protocol},
     relay::{
         dial::Dialer,
@@ -62,14 +66,33 @@ pub struct Client<'a> {
 /// Connects to `origin` and repeats the client's prologue to it, up to publish or play and what came
 /// with it. An error that [`Error::is_retryable`] came before publish or play was sent.
 pub async fn open<'a>(origin: &Origin, client: Client<'a>, context: &Context) -> Result<Leg<'a>> {
+    let (metrics, start) = (context.metrics.origins(label::Upstream::Rtmp), Instant::now());
+    let leg = open_uncounted(origin, client, context, &metrics).await;
+    metrics.answered(leg.as_ref().err().map(Error::kind), start.elapsed());
+    leg
+}
+
+async fn open_uncounted<'a>(
+    origin: &Origin,
+    client: Client<'a>,
+    context: &Context,
+    metrics: &OriginMetrics,
+) -> Result<Leg<'a>> {
     let prologue = client.prologue;
     let mut duplex = Duplex::new(client.session, prologue, client.vhosts, client.received);
     let prefix = real_ip_prefix(origin, client.session.peer.ip(), context.rtmp.real_ip);
 
-    let mut stream = connect(origin, &context.dialer, &context.upstream).await?;
     let mut first = Vec::with_capacity(handshake::BLOCK + prologue.requests_end);
     let answer = context.upstream.answer_timeout;
-    within(answer, "the handshake", shake_hands(&mut stream, prefix.as_ref(), &mut first)).await?;
+    let start = Instant::now();
+    let connected = async {
+        let mut stream = connect(origin, &context.dialer, &context.upstream).await?;
+        within(answer, "the handshake", shake_hands(&mut stream, prefix.as_ref(), &mut first)).await?;
+        Ok(stream)
+    }
+    .await;
+    metrics.connected(connected.as_ref().err().map(Error::kind), start.elapsed());
+    let mut stream = connected?;
 
     // createStream must be answered before publish or play can name its message stream.
     duplex.repeat(&prologue.raw[..prologue.requests_end], &mut first)?;

@@ -92,6 +92,7 @@ impl<'a> Forward<'a> {
                 Err(SendError::Unreachable(error)) => {
                     pieces.forget(&lease);
                     attempts.failed(&lease, error).await?;
+                    self.context.metrics.http().retried();
                 }
                 Err(SendError::Unanswered(error)) => return Err(error),
             }
@@ -109,7 +110,10 @@ impl<'a> Forward<'a> {
             match self.ask(&lease).await {
                 // That HTTP is answered does not say that RTMP is, which is what makes an origin suspect.
                 Ok(answer) => return Ok((answer, lease)),
-                Err(SendError::Unreachable(error)) => attempts.failed(&lease, error).await?,
+                Err(SendError::Unreachable(error)) => {
+                    attempts.failed(&lease, error).await?;
+                    self.context.metrics.http().retried();
+                }
                 Err(SendError::Unanswered(error)) => return Err(error),
             }
         }

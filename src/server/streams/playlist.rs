@@ -16,7 +16,9 @@ use super::{forward::Answer, target};
 use crate::{
     codec::m3u8::{self, Context},
     error::{Error, Kind, Result},
+    metrics::Metrics,
     relay::http::OriginBody,
+    session::Delivery,
 };
 
 /// The longest playlist, unpacked, in bytes.
@@ -44,7 +46,7 @@ pub(super) fn is_playlist(response: &Response<OriginBody>) -> bool {
 }
 
 /// An origin's playlist as the client gets it. All of it must come within `limit`.
-pub(super) async fn rewritten(answer: Answer, is_head: bool, limit: Duration) -> Result<Response> {
+pub(super) async fn rewritten(answer: Answer, is_head: bool, limit: Duration, metrics: &Metrics) -> Result<Response> {
     let Answer { response, stream, authorities, .. } = answer;
     let (mut head, body) = response.into_parts();
     let encoding = head.headers.get(header::CONTENT_ENCODING).map(|encoding| encoding.as_bytes().to_vec());
@@ -57,6 +59,7 @@ pub(super) async fn rewritten(answer: Answer, is_head: bool, limit: Duration) ->
     let packed = timeout(limit, read(body))
         .await
         .unwrap_or_else(|_| Err(Error::origin(Kind::Timeout, format!("the playlist has not come in {limit:?}"))))?;
+    metrics.http().piece(Delivery::Hls, 0, packed.len() as u64);
     let text = match encoding.as_deref() {
         None | Some(b"identity") => packed,
         Some(b"gzip" | b"x-gzip") => unpack(&packed)?,
@@ -99,7 +102,7 @@ fn unpack(packed: &[u8]) -> Result<Vec<u8>> {
 }
 
 fn too_long() -> Error {
-    Error::origin(Kind::Protocol, format!("the playlist is longer than {MAX_PLAYLIST} bytes"))
+    Error::origin(Kind::Limit, format!("the playlist is longer than {MAX_PLAYLIST} bytes"))
 }
 
 #[cfg(test)]

@@ -27,13 +27,13 @@ use crate::{
     balancer::{Intent, Lease},
     codec::rtmp::edits::Edits,
     error::{Error, Kind, Result, Side},
-    origin::Protocol,
+    metrics::label::Listener,
     relay::{
         http::{OriginBody, RawBody},
         tcp::{self, Filter, Limits, Opening, Relay},
     },
     server::session_log,
-    session::{Session, SessionGuard},
+    session::{Delivery, Session, SessionGuard},
 };
 
 /// How long a client may take to read the end of its stream.
@@ -43,7 +43,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// another origin, or this node ends.
 pub(super) async fn play(forward: &Forward<'_>) -> Result<Response> {
     let context = forward.context;
-    let session = context.sessions.start(Protocol::Http, forward.peer);
+    let session = context.sessions.start(Delivery::Progressive, forward.peer);
     session.set_role(Intent::Play, forward.stream.clone());
     let span = info_span!(
         "session",
@@ -76,6 +76,9 @@ pub(super) async fn play(forward: &Forward<'_>) -> Result<Response> {
         Some(takeover) => match body.into_raw() {
             Ok(raw) => {
                 headers::allow_every_origin(&mut head.headers);
+                // The server does not get to see this answer.
+                let listener = playing.context.metrics.listener(Listener::Streams);
+                listener.answered(head.status, playing.session.age());
                 let head = headers::head(head.status, &head.headers, framing);
                 match takeover.by(|client| playing.join(client, head, raw)).await {}
             }
@@ -91,7 +94,10 @@ pub(super) async fn play(forward: &Forward<'_>) -> Result<Response> {
 /// Why a stream ends that both sides would go on with.
 async fn ending(mut lease: Lease, context: Arc<Context>) -> Error {
     tokio::select! {
-        () = lease.moved() => Error::internal(Kind::Shutdown, "the stream moved to another origin: connect again"),
+        () = lease.moved() => {
+            context.metrics.session_moved();
+            Error::internal(Kind::Shutdown, "the stream moved to another origin: connect again")
+        }
         () = context.closing.cancelled() => shutting_down(),
     }
 }

@@ -135,14 +135,20 @@ pub fn encode_parameter(key: &StreamKey) -> String {
     utf8_percent_encode(key.as_str(), ENCODED).to_string()
 }
 
+/// Whether the query names the stream, by [`STREAM_PARAMETER`] or [`ID_PARAMETER`].
+pub fn has_parameter(query: Option<&str>) -> bool {
+    let mut pairs = query.into_iter().flat_map(|query| query.split('&')).map(key_of);
+    pairs.any(|key| matches!(key, STREAM_PARAMETER | ID_PARAMETER))
+}
+
 /// The query as the origin gets it: without [`STREAM_PARAMETER`] and [`ID_PARAMETER`], and without
 /// the empty pair that the Go proxy puts behind its own. All else is as it was, in order and byte by
 /// byte, since an origin may check a signature. None if nothing is left.
 pub fn forwarded_query(query: Option<&str>) -> Option<Cow<'_, str>> {
-    let query = query?;
-    if !query.split('&').any(|pair| matches!(key_of(pair), STREAM_PARAMETER | ID_PARAMETER)) {
-        return Some(Cow::Borrowed(query));
+    if !has_parameter(query) {
+        return query.map(Cow::Borrowed);
     }
+    let query = query?;
     let mut after_id = false;
     let kept: Vec<&str> = query
         .split('&')

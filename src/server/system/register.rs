@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::App;
 use crate::{
+    metrics::label::Heartbeat,
     origin::Origin,
     server::{auth, http},
 };
@@ -39,7 +40,16 @@ impl Refusal {
 /// Takes a heartbeat. `{"code":0,"pid":"…"}` with the id of this process says that it was taken.
 pub(super) async fn register(State(app): State<Arc<App>>, request: Request) -> Response {
     let peer = http::peer(&request).map(|peer| peer.ip());
-    match take(&app, request).await {
+    let taken = take(&app, request).await;
+    app.state.metrics.heartbeat(match &taken {
+        Ok(()) => Heartbeat::Taken,
+        Err(refusal) => match refusal.status {
+            StatusCode::UNAUTHORIZED => Heartbeat::Unauthorized,
+            StatusCode::SERVICE_UNAVAILABLE => Heartbeat::Unavailable,
+            _ => Heartbeat::Invalid,
+        },
+    });
+    match taken {
         Ok(()) => Json(json!({"code": 0, "pid": std::process::id().to_string()})).into_response(),
         Err(Refusal { status, message }) => {
             // SRS takes any answer for success, so this line is all that its operator will see.

@@ -22,10 +22,13 @@ use super::{
     proto::mesh_client::MeshClient,
     wire::{MAX_MESSAGE, Question, WireError},
 };
-use crate::balancer::mesh::{
-    message::{Address, CallError, Request, Response},
-    port::Peers,
-    record::Stamp,
+use crate::{
+    balancer::mesh::{
+        message::{Address, CallError, Request, Response},
+        port::Peers,
+        record::Stamp,
+    },
+    metrics::{CallMetrics, label},
 };
 
 /// The most peers to which connections are kept.
@@ -42,12 +45,18 @@ pub struct Client {
     membership: Arc<Membership>,
     timeout: Duration,
     peers: Mutex<HashMap<Address, Arc<Peer>>>,
+    metrics: CallMetrics,
 }
 
 impl Client {
     /// Calls end within what [`Request::patience`] makes of `timeout`.
     pub fn new(membership: Arc<Membership>, timeout: Duration) -> Self {
-        Self { membership, timeout, peers: Mutex::default() }
+        Self { membership, timeout, peers: Mutex::default(), metrics: CallMetrics::default() }
+    }
+
+    /// What came of all calls.
+    pub fn metrics(&self) -> CallMetrics {
+        self.metrics.clone()
     }
 
     fn peer(&self, address: &Address) -> Arc<Peer> {
@@ -143,7 +152,14 @@ impl Peers for Client {
         }
         let peer = self.peer(to);
         let mut tried = None;
+        let start = Instant::now();
         let answer = timeout(limit, self.ask(&peer, &call, question, &mut tried)).await;
+        let outcome = match &answer {
+            Ok(Ok(_)) => label::Call::Answered,
+            Ok(Err(_)) => label::Call::Failed,
+            Err(_) => label::Call::Late,
+        };
+        self.metrics.called(outcome, start.elapsed());
         if answer.is_ok() {
             peer.missed.store(0, Ordering::Relaxed);
         }
