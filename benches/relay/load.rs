@@ -18,7 +18,8 @@ use tokio::{
 
 use crate::{
     Result,
-    client::{Player, Publisher},
+    client::{self, Publisher},
+    flv,
     media::Media,
     process::{Memory, Process},
 };
@@ -126,8 +127,39 @@ impl Clients {
     }
 }
 
+/// How a stream is played.
+#[derive(Debug, Clone, Copy)]
+pub enum By {
+    /// RTMP.
+    Rtmp,
+    /// HTTP-FLV.
+    Flv,
+}
+
+enum Player {
+    Rtmp(client::Player),
+    Flv(flv::Player),
+}
+
+impl Player {
+    async fn play(by: By, server: SocketAddr, name: &str) -> Result<Self> {
+        Ok(match by {
+            By::Rtmp => Self::Rtmp(client::Player::play(server, name).await?),
+            By::Flv => Self::Flv(flv::Player::play(server, name).await?),
+        })
+    }
+
+    async fn drain(self, bytes: &AtomicU64) -> Result<()> {
+        match self {
+            Self::Rtmp(player) => player.drain(bytes).await,
+            Self::Flv(player) => player.drain(bytes).await,
+        }
+    }
+}
+
 /// Players of one stream through `relay`; the stream has `rate` bytes a second.
 pub async fn players(
+    by: By,
     relay: SocketAddr,
     process: &Process,
     name: &str,
@@ -141,7 +173,7 @@ pub async fn players(
         let (connecting, name) = (Arc::clone(&connecting), Arc::clone(&name));
         async move {
             let permit = connecting.acquire_owned().await?;
-            let player = Player::play(relay, &name).await?;
+            let player = Player::play(by, relay, &name).await?;
             drop(permit);
             ready.send(()).await?;
             player.drain(&bytes[n]).await

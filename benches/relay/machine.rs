@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use crate::{options::Options, relays::with_sbin};
+use crate::{options::Options, process::with_sbin};
 
 /// The machine, in a line.
 pub fn machine() -> String {

@@ -1,4 +1,4 @@
-//! What relaying RTMP costs: this proxy, HAProxy in TCP mode and a bare byte relay, one after the
+//! What relaying RTMP and HTTP streams costs: this proxy, HAProxy and a bare byte relay, one after the
 //! other in front of the same origin, under the same load.
 //!
 //! ```text
@@ -14,18 +14,26 @@
 //! message alone, so each costs a read and a write; SRS puts some hundred milliseconds together.
 //! Give an SRS with `--origin` to see the other case; for "latency" it needs `min_latency on` and
 //! `tcp_nodelay on`.
+//!
+//! "flv" has an origin of its own that sends as SRS does: one chunk of HTTP for all that came in 350 ms.
+//! `--http-origin` names an SRS to use instead; the stream is then published to `--origin`. "segments"
+//! has wrk (Debian: `wrk`) fetch HLS from nginx through a relay that has one core for itself, while wrk
+//! and nginx share another.
 
 mod bare;
 mod client;
+mod flv;
 mod latency;
 mod load;
 mod machine;
 mod media;
 mod options;
+mod origins;
 mod process;
 mod relays;
 mod report;
 mod run;
+mod segments;
 mod stats;
 
 use std::{error::Error, process::ExitCode};
@@ -37,11 +45,14 @@ type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
 /// The hidden subcommand that makes this program the bare relay.
 const BARE_RELAY: &str = "bare-relay";
+/// The one that makes it an origin of HTTP-FLV.
+const FLV_ORIGIN: &str = "flv-origin";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     let outcome = match args.get(1).map(String::as_str) {
         Some(BARE_RELAY) => bare::run(&args[2..]),
+        Some(FLV_ORIGIN) => flv::run_origin(&args[2..]),
         // Test runners start benchmarks as well; only `cargo bench` says so.
         _ if !args.iter().any(|arg| arg == "--bench") => return ExitCode::SUCCESS,
         _ => bench(&Options::parse(&args)),

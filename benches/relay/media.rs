@@ -17,6 +17,9 @@ const KEYFRAME_WEIGHT: u64 = 10;
 /// FLV and RTMP around a frame, bytes: what the rate leaves for the picture is that much less.
 const OVERHEAD: u64 = 24;
 
+/// The header of a tag of FLV, bytes.
+const FLV_TAG_HEADER: u32 = 11;
+
 /// An AVC decoder configuration record: High profile, 1280x720, behind an FLV video tag header.
 const AVC_HEADER: &[u8] = &[
     0x17, 0, 0, 0, 0, 0x01, 0x64, 0x00, 0x1F, 0xFF, 0xE1, 0x00, 0x18, 0x67, 0x64, 0x00, 0x1F, 0xAC, 0xB4, 0x02, 0x80,
@@ -99,6 +102,13 @@ impl Media {
         messages
     }
 
+    /// The same as tags of FLV, appended to `out`.
+    pub fn flv_prologue(&self, out: &mut Vec<u8>) {
+        for (header, payload) in self.prologue(0) {
+            encode_flv(&header, &payload, out);
+        }
+    }
+
     /// The frames in the order of their times, without end.
     pub fn frames(&self, stream_id: u32) -> impl Iterator<Item = Due<'_>> {
         let (mut pictures, mut sounds) = (0, 0);
@@ -133,6 +143,11 @@ impl Video {
 }
 
 impl Due<'_> {
+    /// Appends the message as a tag of FLV.
+    pub fn encode_flv(&self, out: &mut Vec<u8>) {
+        encode_flv(&self.header, self.payload, out);
+    }
+
     /// Appends the message in chunks of `chunk_size`.
     pub fn encode(&self, chunk_size: u32, out: &mut Vec<u8>) {
         self.header.encode_message(self.payload, chunk_size, out);
@@ -141,6 +156,18 @@ impl Due<'_> {
 
 const fn header(kind: u8, stream_id: u32) -> Header {
     Header { chunk_stream: CHUNK_STREAM, timestamp: 0, length: 0, kind, stream_id }
+}
+
+/// A tag and its size (FLV 10.1, annex E.4.1).
+fn encode_flv(header: &Header, payload: &[u8], out: &mut Vec<u8>) {
+    let [_, size @ ..] = (payload.len() as u32).to_be_bytes();
+    let [extended, timestamp @ ..] = header.timestamp.to_be_bytes();
+    out.push(header.kind);
+    out.extend(size);
+    out.extend(timestamp);
+    out.extend([extended, 0, 0, 0]);
+    out.extend(payload);
+    out.extend((payload.len() as u32 + FLV_TAG_HEADER).to_be_bytes());
 }
 
 /// One NAL unit, an IDR slice or another, in an FLV video tag; `size` with all that is around it.

@@ -17,11 +17,15 @@ pub enum Scenario {
     Idle,
     /// One player at a time: how long its first media takes.
     Latency,
+    /// Many players of one stream by HTTP-FLV.
+    Flv,
+    /// HLS segments and playlists by HTTP, as fast as they come.
+    Segments,
 }
 
 impl clap::ValueEnum for Scenario {
     fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Players, Self::Publishers, Self::Idle, Self::Latency]
+        &[Self::Players, Self::Publishers, Self::Idle, Self::Latency, Self::Flv, Self::Segments]
     }
 
     fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
@@ -31,16 +35,36 @@ impl clap::ValueEnum for Scenario {
                 Self::Publishers => "publishers",
                 Self::Idle => "idle",
                 Self::Latency => "latency",
+                Self::Flv => "flv",
+                Self::Segments => "segments",
             }
             .into(),
         )
     }
 }
 
+impl Scenario {
+    /// Whether this is about HTTP.
+    pub const fn is_http(self) -> bool {
+        matches!(self, Self::Flv | Self::Segments)
+    }
+
+    /// Whether `kind` is measured in this.
+    pub const fn applies_to(self, kind: Kind) -> bool {
+        match kind {
+            Kind::Proxy => true,
+            Kind::Haproxy | Kind::Splice => !self.is_http(),
+            Kind::HaproxyHttp => self.is_http(),
+            Kind::Bare => !matches!(self, Self::Segments),
+            Kind::Direct => matches!(self, Self::Segments),
+        }
+    }
+}
+
 /// The options of the benchmark.
 #[derive(Debug)]
 pub struct Options {
-    /// Players of the scenario of that name.
+    /// Players of the scenarios "players" and "flv".
     pub players: usize,
     /// Publishers of the scenario of that name.
     pub publishers: usize,
@@ -56,6 +80,8 @@ pub struct Options {
     pub kbps: u32,
     /// The origin, if it is not to be started here.
     pub origin: Option<SocketAddr>,
+    /// Where that origin serves HTTP-FLV, if that is not to be started here.
+    pub http_origin: Option<SocketAddr>,
     /// The program that is measured.
     pub proxy: PathBuf,
     /// The scenarios.
@@ -88,6 +114,7 @@ impl Options {
             rounds,
             kbps,
             origin: matches.remove_one("origin"),
+            http_origin: matches.remove_one("http-origin"),
             proxy: matches.remove_one("proxy-bin").unwrap_or_default(),
             scenarios: matches.remove_many("only").into_iter().flatten().collect(),
             relays: matches.remove_many("relays").into_iter().flatten().collect(),
@@ -101,7 +128,7 @@ fn command() -> Command {
             Arg::new(name).long(name).default_value(default).value_parser(value_parser!(u64).range(range)).help(help)
         };
     Command::new("relay")
-        .about("Measures relays of RTMP side by side on one origin")
+        .about("Measures relays of RTMP and HTTP streams side by side on one origin")
         .arg(number("players", "100", 1..=3000, "Players of one stream"))
         .arg(number("publishers", "20", 1..=1000, "Publishers, each of its own stream"))
         .arg(number("idle", "1000", 1..=3000, "Players whose memory is measured"))
@@ -117,6 +144,14 @@ fn command() -> Command {
                 .help("An origin that runs already [default: an nginx-rtmp is started]"),
         )
         .arg(
+            Arg::new("http-origin")
+                .long("http-origin")
+                .value_name("ADDRESS:PORT")
+                .value_parser(value_parser!(SocketAddr))
+                .requires("origin")
+                .help("Where the origin serves HTTP-FLV [default: one that sends as SRS does is started]"),
+        )
+        .arg(
             Arg::new("proxy-bin")
                 .long("proxy-bin")
                 .value_parser(value_parser!(PathBuf))
@@ -129,7 +164,7 @@ fn command() -> Command {
                 .long("only")
                 .value_delimiter(',')
                 .value_parser(EnumValueParser::<Scenario>::new())
-                .default_value("players,publishers,idle,latency")
+                .default_value("players,publishers,idle,latency,flv,segments")
                 .help("Scenarios"),
         )
         .arg(
@@ -137,8 +172,8 @@ fn command() -> Command {
                 .long("relays")
                 .value_delimiter(',')
                 .value_parser(EnumValueParser::<Kind>::new())
-                .default_value("proxy,haproxy,splice,bare")
-                .help("What is measured"),
+                .default_value("proxy,haproxy,splice,haproxy-http,bare,direct")
+                .help("What is measured, where it applies"),
         )
         .arg(Arg::new("bench").long("bench").action(ArgAction::SetTrue).hide(true))
 }

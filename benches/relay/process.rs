@@ -1,6 +1,8 @@
 //! Processes that are started here, and what the kernel says of them.
 
 use std::{
+    env,
+    ffi::OsStr,
     fs::{self, File},
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -20,6 +22,30 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(20);
 /// What `/proc/PID/stat` counts in. The same on every architecture that this runs on.
 const TICK: Duration = Duration::from_millis(10);
+
+/// What may use a core alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pinned {
+    /// What is measured: the first core.
+    Relay,
+    /// What makes and takes the load: the second core.
+    Load,
+}
+
+/// A command that runs `program` on one core.
+pub fn pinned(to: Pinned, program: impl AsRef<OsStr>) -> Result<Command> {
+    if std::thread::available_parallelism()?.get() < 2 {
+        return Err("this needs two cores: one for the relay, one for the load".into());
+    }
+    let mut command = Command::new("taskset");
+    command.args(["-c", if to == Pinned::Relay { "0" } else { "1" }]).arg(program).env("PATH", with_sbin());
+    Ok(command)
+}
+
+/// Debian keeps servers out of a user's path.
+pub fn with_sbin() -> String {
+    format!("{}:/usr/sbin:/usr/local/sbin", env::var("PATH").unwrap_or_default())
+}
 
 /// A process that is killed when it is dropped.
 pub struct Process {

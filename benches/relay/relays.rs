@@ -1,4 +1,4 @@
-//! The origin, and what is put in front of it.
+//! What is put in front of an origin.
 
 use std::{env, fs, net::SocketAddr, path::Path, process::Command};
 
@@ -6,8 +6,8 @@ use clap::builder::PossibleValue;
 
 use crate::{
     BARE_RELAY, Result,
-    options::Options,
-    process::{Process, free_address},
+    options::{Options, Scenario},
+    process::{Pinned, Process, free_address, pinned, with_sbin},
 };
 
 /// What is measured.
@@ -19,8 +19,12 @@ pub enum Kind {
     Haproxy,
     /// The same, with bytes spliced in the kernel.
     Splice,
+    /// HAProxy in HTTP mode.
+    HaproxyHttp,
     /// A relay of bytes.
     Bare,
+    /// Nothing: the origin itself.
+    Direct,
 }
 
 impl Kind {
@@ -30,7 +34,9 @@ impl Kind {
             Self::Proxy => "srs-proxy",
             Self::Haproxy => "HAProxy, TCP mode",
             Self::Splice => "HAProxy with splice",
+            Self::HaproxyHttp => "HAProxy, HTTP mode",
             Self::Bare => "bare byte relay",
+            Self::Direct => "the origin itself",
         }
     }
 
@@ -39,14 +45,16 @@ impl Kind {
             Self::Proxy => "proxy",
             Self::Haproxy => "haproxy",
             Self::Splice => "splice",
+            Self::HaproxyHttp => "haproxy-http",
             Self::Bare => "bare",
+            Self::Direct => "direct",
         }
     }
 }
 
 impl clap::ValueEnum for Kind {
     fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Proxy, Self::Haproxy, Self::Splice, Self::Bare]
+        &[Self::Proxy, Self::Haproxy, Self::Splice, Self::HaproxyHttp, Self::Bare, Self::Direct]
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
@@ -58,67 +66,75 @@ impl clap::ValueEnum for Kind {
 pub struct Server {
     /// Its process, if it was started here.
     pub process: Option<Process>,
-    /// Where it takes RTMP.
+    /// Where it takes clients.
     pub address: SocketAddr,
 }
 
-/// Starts the origin, or finds the one that runs.
-pub async fn origin(options: &Options, directory: &Path) -> Result<Server> {
-    if let Some(address) = options.origin {
-        return Ok(Server { process: None, address });
-    }
+/// Starts what a scenario measures in front of `origin`.
+pub async fn start(
+    kind: Kind,
+    scenario: Scenario,
+    origin: SocketAddr,
+    options: &Options,
+    directory: &Path,
+) -> Result<Server> {
     let address = free_address()?;
-    let config = directory.join("nginx.conf");
-    fs::write(&config, nginx_config(address))?;
-    // The prefix keeps whatever nginx wants to create inside the directory.
-    let mut command = Command::new("nginx");
-    command.arg("-p").arg(directory).arg("-c").arg(&config).env("PATH", with_sbin());
-    let mut process = Process::spawn(&mut command, directory, "nginx")?;
-    process.wait_for(address).await.map_err(|error| format!("nginx: {error}"))?;
-    Ok(Server { process: Some(process), address })
-}
-
-/// Starts a relay in front of `origin`.
-pub async fn start(kind: Kind, origin: SocketAddr, options: &Options, directory: &Path) -> Result<Server> {
-    let address = free_address()?;
+    let one_core = scenario == Scenario::Segments;
+    let threads = if one_core { 1 } else { threads() };
+    let program = |name: &Path| if one_core { pinned(Pinned::Relay, name) } else { Ok(Command::new(name)) };
     let mut command = match kind {
-        Kind::Proxy => proxy(options, address, origin)?,
-        Kind::Haproxy | Kind::Splice => {
+        Kind::Proxy => proxy(program(&options.proxy)?, scenario, options, address, origin, threads)?,
+        Kind::Haproxy | Kind::Splice | Kind::HaproxyHttp => {
             let config = directory.join("haproxy.cfg");
-            fs::write(&config, haproxy_config(address, origin, options, kind == Kind::Splice))?;
-            let mut command = Command::new("haproxy");
+            fs::write(&config, haproxy_config(kind, address, origin, options, threads))?;
+            let mut command = program(Path::new("haproxy"))?;
             command.arg("-db").arg("-f").arg(&config).env("PATH", with_sbin());
             command
         }
         Kind::Bare => {
-            let mut command = Command::new(env::current_exe()?);
+            let mut command = program(&env::current_exe()?)?;
             command.args([BARE_RELAY, &address.to_string(), &origin.to_string()]);
             command
         }
+        Kind::Direct => return Ok(Server { process: None, address: origin }),
     };
     let mut process = Process::spawn(&mut command, directory, kind.name())?;
     process.wait_for(address).await?;
     Ok(Server { process: Some(process), address })
 }
 
-fn proxy(options: &Options, address: SocketAddr, origin: SocketAddr) -> Result<Command> {
-    let mut command = Command::new(&options.proxy);
+fn proxy(
+    mut command: Command,
+    scenario: Scenario,
+    options: &Options,
+    address: SocketAddr,
+    origin: SocketAddr,
+    threads: usize,
+) -> Result<Command> {
     for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PROXY_")) {
         command.env_remove(name);
     }
-    // All players come from one address here.
+    let none = || "127.0.0.1:0".to_owned();
+    let (rtmp, http) = if scenario.is_http() { (none(), address.to_string()) } else { (address.to_string(), none()) };
+    let connections = options.connections().to_string();
     command
-        .env("PROXY_RTMP_SERVER", address.to_string())
-        .env("PROXY_HTTP_SERVER", "127.0.0.1:0")
-        .env("PROXY_HTTP_API", "127.0.0.1:0")
+        .env("PROXY_RTMP_SERVER", rtmp)
+        .env("PROXY_HTTP_SERVER", http)
+        .env("PROXY_HTTP_API", none())
         .env("PROXY_SYSTEM_API", free_address()?.to_string())
-        .env("PROXY_HTTP_API", "127.0.0.1:0")
         .env("PROXY_DEFAULT_BACKEND_ENABLED", "on")
         .env("PROXY_DEFAULT_BACKEND_IP", origin.ip().to_string())
-        .env("PROXY_DEFAULT_BACKEND_RTMP", origin.port().to_string())
-        .env("PROXY_RTMP_MAX_CONNECTIONS", options.connections().to_string())
-        .env("PROXY_RTMP_MAX_CONNECTIONS_PER_IP", options.connections().to_string())
-        .env("PROXY_WORKER_THREADS", threads().to_string());
+        .env("PROXY_DEFAULT_BACKEND_RTMP", origin.port().to_string());
+    if scenario.is_http() {
+        command.env("PROXY_DEFAULT_BACKEND_HTTP", origin.port().to_string());
+    }
+    // All clients come from one address here.
+    for server in ["RTMP", "HTTP"] {
+        for limit in ["MAX_CONNECTIONS", "MAX_CONNECTIONS_PER_IP"] {
+            command.env(format!("PROXY_{server}_{limit}"), &connections);
+        }
+    }
+    command.env("PROXY_WORKER_THREADS", threads.to_string());
     Ok(command)
 }
 
@@ -127,52 +143,24 @@ fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn haproxy_config(address: SocketAddr, origin: SocketAddr, options: &Options, splice: bool) -> String {
-    let threads = threads();
+fn haproxy_config(kind: Kind, address: SocketAddr, origin: SocketAddr, options: &Options, threads: usize) -> String {
     let connections = options.connections();
-    let splice = if splice { "option splice-auto" } else { "" };
+    let mode = if kind == Kind::HaproxyHttp { "http" } else { "tcp" };
+    let splice = if kind == Kind::Splice { "option splice-auto" } else { "" };
     format!(
         "global
     nbthread {threads}
     maxconn {connections}
     maxpipes {connections}
 defaults
-    mode tcp
+    mode {mode}
     timeout connect 5s
     timeout client 60s
     timeout server 60s
     {splice}
-listen rtmp
+listen streams
     bind {address}
     server origin {origin}
 "
     )
-}
-
-fn nginx_config(address: SocketAddr) -> String {
-    // One process that does not detach, so that it ends with us. Pings would go unanswered.
-    format!(
-        "load_module /usr/lib/nginx/modules/ngx_rtmp_module.so;
-daemon off;
-master_process off;
-worker_processes 1;
-pid nginx.pid;
-error_log stderr warn;
-events {{ worker_connections 8192; }}
-rtmp {{
-    access_log off;
-    server {{
-        listen {address};
-        chunk_size 4096;
-        ping 1h;
-        application live {{ live on; }}
-    }}
-}}
-"
-    )
-}
-
-/// Debian keeps servers out of a user's path.
-pub fn with_sbin() -> String {
-    format!("{}:/usr/sbin:/usr/local/sbin", env::var("PATH").unwrap_or_default())
 }

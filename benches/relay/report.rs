@@ -1,6 +1,6 @@
 //! The figures as Markdown.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use crate::{
     latency::Percentiles,
@@ -29,6 +29,15 @@ pub fn brief(finding: &Finding) -> String {
             "p50 {:.2} ms, p99 {:.2} ms added to {:.2} ms and {:.2} ms",
             found.added.p50, found.added.p99, found.direct.p50, found.direct.p99,
         ),
+        Finding::Segments(found) => format!(
+            "{:.0} requests/s, {} errors, p99 {:.1} ms, {:.3} CPU s, {:.1} MB, {:.3} CPU s/GB",
+            found.rate(),
+            found.errors,
+            found.p99.as_secs_f64() * 1e3,
+            found.cpu.unwrap_or_default().as_secs_f64(),
+            found.bytes as f64 / MB,
+            found.seconds_per_gb().unwrap_or_default(),
+        ),
     }
 }
 
@@ -40,7 +49,7 @@ pub fn markdown(options: &Options, findings: &Findings) -> String {
     out
 }
 
-fn write_all(out: &mut String, options: &Options, findings: &Findings) -> std::fmt::Result {
+fn write_all(out: &mut String, options: &Options, findings: &Findings) -> fmt::Result {
     writeln!(out, "Machine: {}. Versions: {}.", machine(), versions(options))?;
     writeln!(
         out,
@@ -55,56 +64,79 @@ fn write_all(out: &mut String, options: &Options, findings: &Findings) -> std::f
         options.connects,
         options.rounds,
     )?;
-    writeln!(
-        out,
-        "| | players, CPU s/GB | publishers, CPU s/GB | {} players, MB | at most, MB | added to first media p50, ms | p99, ms |",
-        options.idle
-    )?;
-    writeln!(out, "|---|---|---|---|---|---|---|")?;
-    for kind in &options.relays {
-        let cell = |measure: Measure, digits: usize| {
-            let summary = Summary::of(values(findings, measure, *kind).into_iter().map(|(_, value)| value));
-            summary.map_or_else(|| NOT_MEASURED.to_owned(), |summary| format!("{summary:.digits$}"))
-        };
-        writeln!(
-            out,
-            "| {} | {} | {} | {} | {} | {} | {} |",
-            kind.title(),
-            cell(Measure::Cpu(Scenario::Players), 3),
-            cell(Measure::Cpu(Scenario::Publishers), 3),
-            cell(Measure::Resident, 1),
-            cell(Measure::Peak, 1),
-            cell(Measure::P50, 2),
-            cell(Measure::P99, 2),
-        )?;
-    }
+    table(out, options, findings, &rtmp_columns(options))?;
+    table(out, options, findings, &http_columns(options))?;
     let direct = |pick: fn(Percentiles) -> f64| {
         Summary::of(findings.of_all(Scenario::Latency).filter_map(|finding| match finding {
             Finding::Latency(found) => Some(pick(found.direct)),
-            Finding::Load(_) => None,
+            Finding::Load(_) | Finding::Segments(_) => None,
         }))
     };
     if let (Some(p50), Some(p99)) = (direct(|p| p.p50), direct(|p| p.p99)) {
-        writeln!(out, "\nFirst media from the origin itself: p50 {p50:.2} ms, p99 {p99:.2} ms.")?;
+        writeln!(out, "First media from the origin itself: p50 {p50:.2} ms, p99 {p99:.2} ms.\n")?;
     }
-    writeln!(out, "\n| srs-proxy | target | measured | met |\n|---|---|---|---|")?;
-    for target in targets(options) {
+    writeln!(out, "| srs-proxy | target | measured | met |\n|---|---|---|---|")?;
+    for target in targets(options).iter().filter(|target| options.scenarios.contains(&target.measure.scenario())) {
         let measured = target.measured(findings);
         let met = match (measured, target.limit) {
-            (Some(measured), Some(limit)) => {
-                if measured.median <= limit {
-                    "yes"
-                } else {
-                    "no"
-                }
-            }
+            (Some(measured), Some(limit)) if limit.holds(measured.median) => "yes",
+            (Some(_), Some(_)) => "no",
             _ => NOT_MEASURED,
         };
-        let limit = target.limit.map_or_else(|| NOT_MEASURED.to_owned(), |limit| format!("≤ {limit}"));
+        let limit = target.limit.map_or_else(|| NOT_MEASURED.to_owned(), |limit| limit.to_string());
         let measured = measured.map_or_else(|| NOT_MEASURED.to_owned(), |measured| format!("{measured:.2}"));
         writeln!(out, "| {} | {limit} | {measured} | {met} |", target.what)?;
     }
     Ok(())
+}
+
+/// A column: its heading, what is in it, and with how many digits.
+type Column = (String, Measure, usize);
+
+fn rtmp_columns(options: &Options) -> Vec<Column> {
+    vec![
+        ("players, CPU s/GB".into(), Measure::Cpu(Scenario::Players), 3),
+        ("publishers, CPU s/GB".into(), Measure::Cpu(Scenario::Publishers), 3),
+        (format!("{} players, MB", options.idle), Measure::Resident, 1),
+        ("at most, MB".into(), Measure::Peak, 1),
+        ("added to first media p50, ms".into(), Measure::P50, 2),
+        ("p99, ms".into(), Measure::P99, 2),
+    ]
+}
+
+fn http_columns(options: &Options) -> Vec<Column> {
+    vec![
+        (format!("{} FLV players, CPU s/GB", options.players), Measure::Cpu(Scenario::Flv), 3),
+        ("segments on one core, requests/s".into(), Measure::Rate, 0),
+        ("errors".into(), Measure::Errors, 0),
+        ("p99, ms".into(), Measure::RequestP99, 1),
+        ("CPU s/GB".into(), Measure::Cpu(Scenario::Segments), 3),
+        ("CPU s/1,000 requests".into(), Measure::CpuOfRequests, 4),
+    ]
+}
+
+/// A line for each relay of which anything is known; nothing if there is none.
+fn table(out: &mut String, options: &Options, findings: &Findings, columns: &[Column]) -> fmt::Result {
+    let mut lines = Vec::new();
+    for kind in &options.relays {
+        let cells: Vec<_> = columns
+            .iter()
+            .map(|(_, measure, digits)| {
+                let summary = Summary::of(values(findings, *measure, *kind).into_iter().map(|(_, value)| value));
+                summary.map(|summary| format!("{summary:.digits$}"))
+            })
+            .collect();
+        if cells.iter().any(Option::is_some) {
+            let cells: Vec<_> = cells.into_iter().map(|cell| cell.unwrap_or_else(|| NOT_MEASURED.to_owned())).collect();
+            lines.push(format!("| {} | {} |", kind.title(), cells.join(" | ")));
+        }
+    }
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let headings: Vec<_> = columns.iter().map(|(heading, ..)| heading.as_str()).collect();
+    writeln!(out, "| | {} |\n|{}", headings.join(" | "), "---|".repeat(columns.len() + 1))?;
+    writeln!(out, "{}\n", lines.join("\n"))
 }
 
 /// A number of a finding.
@@ -118,23 +150,39 @@ enum Measure {
     /// Added latency, ms.
     P50,
     P99,
+    /// Of segments: requests a second, errors, ms, CPU seconds per 1,000 requests.
+    Rate,
+    Errors,
+    RequestP99,
+    CpuOfRequests,
+}
+
+impl Measure {
+    const fn scenario(self) -> Scenario {
+        match self {
+            Self::Cpu(scenario) => scenario,
+            Self::Resident | Self::Peak => Scenario::Idle,
+            Self::P50 | Self::P99 => Scenario::Latency,
+            Self::Rate | Self::Errors | Self::RequestP99 | Self::CpuOfRequests => Scenario::Segments,
+        }
+    }
 }
 
 fn values(findings: &Findings, measure: Measure, kind: Kind) -> Vec<(usize, f64)> {
-    let scenario = match measure {
-        Measure::Cpu(scenario) => scenario,
-        Measure::Resident | Measure::Peak => Scenario::Idle,
-        Measure::P50 | Measure::P99 => Scenario::Latency,
-    };
     let number = |finding| match (measure, finding) {
         (Measure::Cpu(_), Finding::Load(measured)) => Some(measured.seconds_per_gb()),
         (Measure::Resident, Finding::Load(measured)) => Some(measured.memory.resident as f64 / MB),
         (Measure::Peak, Finding::Load(measured)) => Some(measured.memory.peak as f64 / MB),
         (Measure::P50, Finding::Latency(found)) => Some(found.added.p50),
         (Measure::P99, Finding::Latency(found)) => Some(found.added.p99),
+        (Measure::Cpu(_), Finding::Segments(found)) => found.seconds_per_gb(),
+        (Measure::CpuOfRequests, Finding::Segments(found)) => found.seconds_per_thousand(),
+        (Measure::Rate, Finding::Segments(found)) => Some(found.rate()),
+        (Measure::Errors, Finding::Segments(found)) => Some(found.errors as f64),
+        (Measure::RequestP99, Finding::Segments(found)) => Some(found.p99.as_secs_f64() * 1e3),
         _ => None,
     };
-    findings.of(scenario, kind).filter_map(|(round, finding)| Some((round, number(finding)?))).collect()
+    findings.of(measure.scenario(), kind).filter_map(|(round, finding)| Some((round, number(finding)?))).collect()
 }
 
 /// What the proxy is to reach.
@@ -143,7 +191,32 @@ struct Target {
     measure: Measure,
     /// The measure of this relay in the same round divides the proxy's.
     relative_to: Option<Kind>,
-    limit: Option<f64>,
+    limit: Option<Limit>,
+}
+
+/// What a figure is to keep.
+#[derive(Debug, Clone, Copy)]
+enum Limit {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+impl Limit {
+    fn holds(self, value: f64) -> bool {
+        match self {
+            Self::AtMost(limit) => value <= limit,
+            Self::AtLeast(limit) => value >= limit,
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtMost(limit) => write!(f, "≤ {limit}"),
+            Self::AtLeast(limit) => write!(f, "≥ {limit}"),
+        }
+    }
 }
 
 impl Target {
@@ -161,13 +234,14 @@ impl Target {
 }
 
 fn targets(options: &Options) -> Vec<Target> {
-    let ratio = |name: &str, scenario, kind: Kind, limit| Target {
+    let ratio = |name: &str, scenario, kind: Kind, limit: Option<f64>| Target {
         what: format!("{name}, CPU ÷ {}", kind.title()),
         measure: Measure::Cpu(scenario),
         relative_to: Some(kind),
-        limit,
+        limit: limit.map(Limit::AtMost),
     };
-    let absolute = |what: String, measure, limit| Target { what, measure, relative_to: None, limit: Some(limit) };
+    let absolute =
+        |what: &str, measure, limit| Target { what: what.to_owned(), measure, relative_to: None, limit: Some(limit) };
     vec![
         ratio("players", Scenario::Players, Kind::Haproxy, Some(0.7)),
         ratio("players", Scenario::Players, Kind::Splice, None),
@@ -175,8 +249,13 @@ fn targets(options: &Options) -> Vec<Target> {
         ratio("publishers", Scenario::Publishers, Kind::Haproxy, Some(0.9)),
         ratio("publishers", Scenario::Publishers, Kind::Splice, None),
         ratio("publishers", Scenario::Publishers, Kind::Bare, Some(1.15)),
-        absolute(format!("{} players, MB", options.idle), Measure::Resident, 25.0),
-        absolute("added to first media p50, ms".to_owned(), Measure::P50, 1.0),
-        absolute("added to first media p99, ms".to_owned(), Measure::P99, 5.0),
+        absolute(&format!("{} players, MB", options.idle), Measure::Resident, Limit::AtMost(25.0)),
+        absolute("added to first media p50, ms", Measure::P50, Limit::AtMost(1.0)),
+        absolute("added to first media p99, ms", Measure::P99, Limit::AtMost(5.0)),
+        ratio("FLV players", Scenario::Flv, Kind::HaproxyHttp, Some(1.0)),
+        ratio("FLV players", Scenario::Flv, Kind::Bare, None),
+        absolute("segments on one core, requests/s", Measure::Rate, Limit::AtLeast(2000.0)),
+        absolute("segments on one core, errors", Measure::Errors, Limit::AtMost(0.0)),
+        ratio("segments", Scenario::Segments, Kind::HaproxyHttp, None),
     ]
 }

@@ -5,11 +5,13 @@ use std::{path::Path, sync::Arc, time::Duration};
 use crate::{
     Result,
     latency::{self, Latency},
-    load::{self, Measured, Source},
+    load::{self, By, Measured, Source},
     media::Media,
     options::{Options, Scenario},
+    origins,
     relays::{self, Kind, Server},
     report,
+    segments::{self, Segments},
 };
 
 /// How long memory is watched.
@@ -18,10 +20,12 @@ const IDLE_WINDOW: Duration = Duration::from_secs(5);
 /// What one scenario found for one relay in one round.
 #[derive(Debug, Clone, Copy)]
 pub enum Finding {
-    /// Of players, publishers and idle players.
+    /// Of players, publishers and idle players, and of players by HTTP-FLV.
     Load(Measured),
     /// Of latency.
     Latency(Latency),
+    /// Of segments.
+    Segments(Segments),
 }
 
 /// All findings.
@@ -43,14 +47,12 @@ impl Findings {
 /// Measures everything and prints it. False if something could not be measured.
 pub async fn run(options: &Options) -> Result<bool> {
     let directory = tempfile::tempdir()?;
-    let origin = relays::origin(options, directory.path()).await?;
     let mut findings = Findings::default();
     let mut complete = true;
     for scenario in &options.scenarios {
-        let bench = Bench::prepare(*scenario, &origin, options, directory.path());
-        let mut bench = bench.await?;
+        let mut bench = Bench::prepare(*scenario, options, directory.path()).await?;
         for round in 1..=options.rounds {
-            for kind in &options.relays {
+            for kind in options.relays.iter().filter(|kind| scenario.applies_to(**kind)) {
                 match bench.measure(*kind, round).await {
                     Ok(finding) => {
                         eprintln!("round {round}, {scenario:?}, {}: {}", kind.title(), report::brief(&finding));
@@ -71,11 +73,11 @@ pub async fn run(options: &Options) -> Result<bool> {
 /// One scenario, with what all its rounds share.
 struct Bench<'a> {
     scenario: Scenario,
-    origin: &'a Server,
     options: &'a Options,
     directory: &'a Path,
-    /// The stream that is played, if this is about players.
+    /// The stream that is played, if this is about players and the origin does not make it.
     source: Option<Source>,
+    origin: Server,
     name: String,
     media: Arc<Media>,
     /// Bytes a second of the ordinary stream.
@@ -83,22 +85,23 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    async fn prepare(
-        scenario: Scenario,
-        origin: &'a Server,
-        options: &'a Options,
-        directory: &'a Path,
-    ) -> Result<Self> {
+    async fn prepare(scenario: Scenario, options: &'a Options, directory: &'a Path) -> Result<Self> {
+        let origin = origins::origin(scenario, options, directory).await?;
         // An external origin may still remember the last run.
         let name = format!("bench-{}-{scenario:?}", std::process::id()).to_lowercase();
         let media = match scenario {
             Scenario::Players => Some(Media::ordinary(options.kbps)),
-            Scenario::Publishers => None,
+            Scenario::Flv if options.http_origin.is_some() => Some(Media::ordinary(options.kbps)),
+            Scenario::Publishers | Scenario::Flv | Scenario::Segments => None,
             Scenario::Idle => Some(Media::trickle()),
             Scenario::Latency => Some(Media::ticking()),
         };
         let source = match media {
-            Some(media) => Some(Source::start(origin.address, name.clone(), media).await?),
+            // Never through a relay, which would have to pay for it.
+            Some(media) => {
+                let address = options.origin.unwrap_or(origin.address);
+                Some(Source::start(address, name.clone(), media).await?)
+            }
             None => None,
         };
         let media = Arc::new(Media::ordinary(options.kbps));
@@ -109,23 +112,27 @@ impl<'a> Bench<'a> {
     async fn measure(&mut self, kind: Kind, round: usize) -> Result<Finding> {
         let Self { options, name, rate, .. } = self;
         // A fresh process each time, so that none carries memory from one scenario into the next.
-        let relay = relays::start(kind, self.origin.address, options, self.directory).await?;
-        let process = relay.process.as_ref().ok_or("a relay without a process")?;
+        let relay = relays::start(kind, self.scenario, self.origin.address, options, self.directory).await?;
         let address = relay.address;
+        let process = || relay.process.as_ref().ok_or("a relay without a process");
+        let players = async |by, count, window, rate| {
+            load::players(by, address, process()?, name, count, window, rate).await.map(Finding::Load)
+        };
         let finding = match self.scenario {
-            Scenario::Players => {
-                Finding::Load(load::players(address, process, name, options.players, options.window, *rate).await?)
-            }
+            Scenario::Players => players(By::Rtmp, options.players, options.window, *rate).await?,
+            Scenario::Flv => players(By::Flv, options.players, options.window, *rate).await?,
+            Scenario::Idle => players(By::Rtmp, options.idle, IDLE_WINDOW, 0.0).await?,
             Scenario::Publishers => {
                 let name = format!("{name}-{kind:?}-{round}");
                 let (count, window) = (options.publishers, options.window);
-                Finding::Load(load::publishers(address, process, &name, count, window, &self.media, *rate).await?)
-            }
-            Scenario::Idle => {
-                Finding::Load(load::players(address, process, name, options.idle, IDLE_WINDOW, 0.0).await?)
+                Finding::Load(load::publishers(address, process()?, &name, count, window, &self.media, *rate).await?)
             }
             Scenario::Latency => {
                 Finding::Latency(latency::measure(address, self.origin.address, name, options.connects).await?)
+            }
+            Scenario::Segments => {
+                let process = relay.process.as_ref();
+                Finding::Segments(segments::measure(address, process, options.window, self.directory).await?)
             }
         };
         self.source.as_mut().map_or(Ok(()), Source::check)?;

@@ -102,15 +102,13 @@ pub(super) fn origin(uri: &Uri) -> Result<Option<(String, Uri)>, String> {
     if named.next().is_some() {
         return Err("parameter \"origin\" is given twice".into());
     }
-    let parsed = Query::<Vec<(String, String)>>::try_from_uri(&Uri::try_from(format!("/?{pair}")).map_err(text)?);
-    let id = parsed.map_err(text)?.0.pop().map(|(_, value)| value).unwrap_or_default();
+    let alone = Uri::try_from(format!("/?{pair}")).map_err(|error| error.to_string())?;
+    let parsed = Query::<Vec<(String, String)>>::try_from_uri(&alone);
+    let id = parsed.map_err(|error| error.to_string())?.0.pop().map(|(_, value)| value).unwrap_or_default();
     let rest: Vec<_> = query.split('&').filter(|pair| !is_origin(pair)).collect();
     let target = if rest.is_empty() { uri.path().to_owned() } else { format!("{}?{}", uri.path(), rest.join("&")) };
-    Ok(Some((id, target.parse().map_err(text)?)))
-}
-
-fn text(error: impl ToString) -> String {
-    error.to_string()
+    let target = Uri::try_from(target).map_err(|error| error.to_string())?;
+    Ok(Some((id, target)))
 }
 
 #[cfg(test)]

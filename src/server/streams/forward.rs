@@ -120,8 +120,8 @@ impl<'a> Forward<'a> {
 
     fn attempts(&self, session: u64) -> Attempts<'_> {
         let want = Want { stream: self.stream, protocol: Protocol::Http, intent: Intent::Play, session };
-        let Context { balancer, sessions, dialer, upstream, .. } = &**self.context;
-        Attempts::new(Means { balancer, sessions, dialer, upstream }, want)
+        let Context { balancer, sessions, client, upstream, .. } = &**self.context;
+        Attempts::new(Means { balancer, sessions, dialer: client.dialer(), upstream }, want)
     }
 
     /// Asks an origin; once more if it breaks off before its answer, as one that restarts does.

@@ -60,6 +60,15 @@ pub(super) fn to_origin<B>(request: &Request<B>, peer: SocketAddr, address: &str
     headers
 }
 
+/// The body of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Body {
+    /// It has a length.
+    Measured,
+    /// Its end is found by looking into it.
+    Coded,
+}
+
 /// How the end of a body is found (RFC 9112, section 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Framing {
@@ -69,6 +78,15 @@ pub(super) enum Framing {
     Chunked,
     /// In a way that is not known here.
     Other,
+}
+
+/// How a request says that it has a body, if it does (RFC 9112, section 6.3).
+pub(super) fn body(headers: &HeaderMap) -> Option<Body> {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        return Some(Body::Coded);
+    }
+    let is_empty = |length: &HeaderValue| length.as_bytes().iter().all(|digit| *digit == b'0');
+    (!headers.get_all(header::CONTENT_LENGTH).iter().all(is_empty)).then_some(Body::Measured)
 }
 
 /// How an answer's body is framed.

@@ -1,0 +1,91 @@
+//! The origins: servers that have the streams.
+
+use std::{env, fs, net::SocketAddr, path::Path, process::Command};
+
+use crate::{
+    FLV_ORIGIN, Result,
+    options::{Options, Scenario},
+    process::{Pinned, Process, free_address, pinned, with_sbin},
+    relays::Server,
+    segments,
+};
+
+/// Starts the origin of a scenario, or finds the one that runs.
+pub async fn origin(scenario: Scenario, options: &Options, directory: &Path) -> Result<Server> {
+    let running = match scenario {
+        Scenario::Flv => options.http_origin,
+        Scenario::Segments => None,
+        _ => options.origin,
+    };
+    if let Some(address) = running {
+        return Ok(Server { process: None, address });
+    }
+    let address = free_address()?;
+    let (mut command, name) = match scenario {
+        Scenario::Flv => {
+            let mut command = Command::new(env::current_exe()?);
+            command.args([FLV_ORIGIN, &address.to_string(), &options.kbps.to_string()]);
+            (command, "flv-origin")
+        }
+        Scenario::Segments => {
+            segments::write_files(&directory.join("www"))?;
+            (nginx(directory, &files_config(address), pinned(Pinned::Load, "nginx")?)?, "nginx")
+        }
+        _ => (nginx(directory, &rtmp_config(address), Command::new("nginx"))?, "nginx"),
+    };
+    let mut process = Process::spawn(&mut command, directory, name)?;
+    process.wait_for(address).await.map_err(|error| format!("{name}: {error}"))?;
+    Ok(Server { process: Some(process), address })
+}
+
+fn nginx(directory: &Path, config: &str, mut command: Command) -> Result<Command> {
+    let file = directory.join("nginx.conf");
+    fs::write(&file, config)?;
+    // The prefix keeps whatever nginx wants to create inside the directory.
+    command.arg("-p").arg(directory).arg("-c").arg(&file).env("PATH", with_sbin());
+    Ok(command)
+}
+
+/// One process that does not detach, so that it ends with us.
+const ONE_PROCESS: &str = "daemon off;
+master_process off;
+worker_processes 1;
+pid nginx.pid;
+error_log stderr warn;
+events { worker_connections 8192; }
+";
+
+fn rtmp_config(address: SocketAddr) -> String {
+    // Pings would go unanswered.
+    format!(
+        "load_module /usr/lib/nginx/modules/ngx_rtmp_module.so;
+{ONE_PROCESS}
+rtmp {{
+    access_log off;
+    server {{
+        listen {address};
+        chunk_size 4096;
+        ping 1h;
+        application live {{ live on; }}
+    }}
+}}
+"
+    )
+}
+
+fn files_config(address: SocketAddr) -> String {
+    format!(
+        "{ONE_PROCESS}
+http {{
+    access_log off;
+    sendfile on;
+    tcp_nopush on;
+    types {{ application/vnd.apple.mpegurl m3u8; video/mp2t ts; }}
+    server {{
+        listen {address};
+        root www;
+    }}
+}}
+"
+    )
+}
