@@ -110,6 +110,7 @@ impl Node {
         };
         let metrics = Metrics::default();
         let context = Arc::new(Context {
+            metrics: srs_proxy::metrics::Metrics::default(),
             balancer: balancer.clone(),
             sessions: sessions.clone(),
             vhosts: Vhosts::any(),
@@ -123,6 +124,7 @@ impl Node {
             metrics: metrics.clone(),
         });
         let server = Server {
+            metrics: srs_proxy::metrics::ListenerMetrics::default(),
             router: streams::router(context),
             limits,
             workers: None,
