@@ -110,7 +110,6 @@ impl Node {
         };
         let metrics = Metrics::default();
         let context = Arc::new(Context {
-            metrics: srs_proxy::metrics::Metrics::default(),
             balancer: balancer.clone(),
             sessions: sessions.clone(),
             vhosts: Vhosts::any(),
@@ -124,7 +123,6 @@ impl Node {
             metrics: metrics.clone(),
         });
         let server = Server {
-            metrics: srs_proxy::metrics::ListenerMetrics::default(),
             router: streams::router(context),
             limits,
             workers: None,
