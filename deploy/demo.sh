@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A mesh of three proxies, two origins that register through different ones: publishes through one
-# proxy and plays through another at once with ffmpeg, kills a proxy and then an origin, and does it
-# again each time. Ends with an error if anything is not as it should be.
+# proxy and plays through another at once with ffmpeg, by RTMP and as HLS, kills a proxy and then an
+# origin, and does it again each time. Ends with an error if anything is not as it should be.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=deploy/packages.sh
@@ -12,10 +12,10 @@ PATH=$PATH:/usr/sbin
 
 work=$(mktemp -d)
 declare -A pids=()       # name -> process id
-declare -A rtmp_ports=() # origin -> port
+declare -A rtmp_ports=() http_ports=() # origin -> port
 declare -A ids=()        # origin -> id, as the nodes know it
 declare -A gossip_ports=() grpc_ports=() # node -> port
-declare -A rtmp=()       # proxy -> where clients connect to
+declare -A rtmp=() http=() # proxy -> where clients connect to
 declare -A api=()        # proxy -> its system API
 
 cleanup() {
@@ -80,12 +80,13 @@ free_port() {
     echo "$port"
 }
 
-# start_origin NAME: nginx with its RTMP module.
+# start_origin NAME: nginx with its RTMP module, which also writes HLS, which nginx serves.
 start_origin() {
-    local name=$1 port try
+    local name=$1 port http_port try
     for try in 1 2 3 4 5; do
         port=$(free_port)
-        mkdir -p "$work/$name"
+        http_port=$(free_port)
+        mkdir -p "$work/$name/www/live"
         cat >"$work/$name/nginx.conf" <<EOF
 load_module /usr/lib/nginx/modules/ngx_rtmp_module.so;
 daemon off;
@@ -93,15 +94,32 @@ master_process off;
 pid nginx.pid;
 error_log stderr notice;
 events {}
-rtmp { access_log off; server { listen 127.0.0.1:$port; application live { live on; } } }
+rtmp {
+  access_log off;
+  server {
+    listen 127.0.0.1:$port;
+    application live { live on; hls on; hls_path $work/$name/www/live; hls_fragment 1s; hls_playlist_length 10s; }
+  }
+}
+http {
+  access_log off;
+  client_body_temp_path body;
+  proxy_temp_path proxy;
+  fastcgi_temp_path fastcgi;
+  uwsgi_temp_path uwsgi;
+  scgi_temp_path scgi;
+  types { application/vnd.apple.mpegurl m3u8; video/mp2t ts; }
+  server { listen 127.0.0.1:$http_port; root $work/$name/www; }
+}
 EOF
         start "$name" nginx -e stderr -p "$work/$name" -c nginx.conf
         wait_for 10 "$name listens" listens_or_died "$name" "$port"
         if is_alive "$name"; then
             rtmp_ports[$name]=$port
+            http_ports[$name]=$http_port
             return
         fi
-        echo "$name: port $port was taken, attempt $try"
+        echo "$name: port $port or $http_port was taken, attempt $try"
     done
     fail "$name found no free port"
 }
@@ -121,8 +139,9 @@ node_is_ready() {
     local line
     line=$(grep --max-count=1 'listening' "$work/$1.log") || return
     rtmp[$1]=$(sed -n 's/.* rtmp="\{0,1\}\([0-9.:]*\).*/\1/p' <<<"$line")
+    http[$1]=$(sed -n 's/.* http="\{0,1\}\([0-9.:]*\).*/\1/p' <<<"$line")
     api[$1]=$(sed -n 's/.* system_api="\{0,1\}\([0-9.:]*\).*/\1/p' <<<"$line")
-    [[ ${rtmp[$1]} && ${api[$1]} ]] || return
+    [[ ${rtmp[$1]} && ${http[$1]} && ${api[$1]} ]] || return
     curl --fail --silent --max-time 5 --output /dev/null "http://${api[$1]}/readyz"
 }
 
@@ -142,7 +161,7 @@ register() {
     ids[$name]="$name-run1-$pid"
     curl --fail --silent --show-error --max-time 5 --output /dev/null --header 'Content-Type: application/json' \
         --data "{\"device_id\":\"$name\",\"ip\":\"127.0.0.1\",\"server\":\"$name\",\"service\":\"run1\",
-                 \"pid\":\"$pid\",\"rtmp\":[\"${rtmp_ports[$name]}\"]}" \
+                 \"pid\":\"$pid\",\"rtmp\":[\"${rtmp_ports[$name]}\"],\"http\":[\"${http_ports[$name]}\"]}" \
         "http://${api[$2]}/api/v1/srs/register"
 }
 
@@ -172,16 +191,27 @@ publish() {
     echo "$2 is published through $1 (rtmp://${rtmp[$1]}/live/$2), and placed on $(origin_of "$1" "$2")"
 }
 
-# play NODE STREAM: three seconds of it, decoded by ffprobe.
-play() {
-    local url=rtmp://${rtmp[$1]}/live/$2 seen video audio
+# watch URL WHAT: three seconds of it, decoded by ffprobe.
+watch() {
+    local url=$1 seen video audio
     seen=$(timeout 20 ffprobe -v error -read_intervals '%+3' -count_frames \
         -show_entries stream=codec_name,width,height,nb_read_frames -of json "$url") || fail "$url does not play"
-    jq -r --arg what "$2 played through $1 ($url)" '"\($what): " + ([.streams[] | .codec_name
+    jq -r --arg what "$2 ($url)" '"\($what): " + ([.streams[] | .codec_name
         + (if .width then " \(.width)x\(.height)" else "" end) + ", \(.nb_read_frames) frames"] | join("; "))' <<<"$seen"
     video=$(jq '[.streams[] | select(.codec_name == "h264") | .nb_read_frames | tonumber] | add // 0' <<<"$seen")
     audio=$(jq '[.streams[] | select(.codec_name == "aac") | .nb_read_frames | tonumber] | add // 0' <<<"$seen")
     ((video >= 40 && audio >= 80)) || fail "$url: $video frames of video and $audio of audio are too few"
+}
+
+# play NODE STREAM: by RTMP.
+play() { watch "rtmp://${rtmp[$1]}/live/$2" "$2 played through $1"; }
+
+has_segments() { (($(curl --silent --max-time 5 "http://${http[$1]}/live/$2.m3u8" | grep --count '^[^#].*spstream=') >= 4)); }
+
+# play_hls NODE STREAM: as HLS, once there is enough of it.
+play_hls() {
+    wait_for 20 "$2 has four segments" has_segments "$1" "$2"
+    watch "http://${http[$1]}/live/$2.m3u8" "$2 played as HLS through $1"
 }
 
 # show NODE TITLE: what the node knows of the cluster.
@@ -222,6 +252,8 @@ publish node-0 movie 440
 play node-2 movie
 publish node-2 concert 660
 play node-1 concert
+play_hls node-1 movie
+play_hls node-0 concert
 lost=$(origin_of node-0 movie)
 left=$(origin_of node-2 concert)
 [[ $lost != "$left" ]] || fail "both streams are on $lost"
@@ -232,6 +264,7 @@ stop node-1
 publish node-2 news 880
 play node-0 news
 play node-2 movie
+play_hls node-2 movie
 is_alive publisher-movie || fail "the movie was interrupted"
 is_alive publisher-concert || fail "the concert was interrupted"
 wait_for 15 "the nodes that are left see each other" agree 2 node-0 node-2
@@ -244,6 +277,7 @@ wait_for 5 "the encoder is disconnected" is_gone publisher-movie
 publish node-0 movie 440
 [[ $(origin_of node-0 movie) == "$left" ]] || fail "the movie is not on $left"
 play node-2 movie
+play_hls node-2 movie
 play node-0 concert
 is_alive publisher-concert || fail "the concert was interrupted"
 show node-2 "What the nodes know now"

@@ -245,7 +245,6 @@ impl App {
             files: config.http.static_files.clone().map(StaticFiles::new),
             http: config.http,
             upstream: config.upstream.clone(),
-            dialer: dialer.clone(),
             client,
             closing: shutdown.closing().clone(),
         });

@@ -4,6 +4,7 @@ pub mod admission;
 pub mod api;
 mod attempts;
 mod auth;
+mod forwarding;
 pub mod http;
 pub mod openapi;
 pub mod rtmp;

@@ -12,15 +12,16 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::ConnectInfo,
     routing::{get, post},
 };
 use srs_proxy::server::{
     admission,
-    http::{self, Limits},
+    http::{self, Limits, Takeover},
 };
 use tokio::{
+    io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::JoinHandle,
@@ -77,7 +78,8 @@ impl Server {
             .route("/peer", get(async |ConnectInfo(peer): ConnectInfo<SocketAddr>| peer.to_string()))
             .route("/big", get(async || vec![7u8; BIG]))
             .route("/echo", post(async |body: String| body))
-            .route("/wait", get(wait));
+            .route("/wait", get(wait))
+            .route("/take", get(take));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
@@ -90,6 +92,49 @@ impl Server {
     async fn client(&self) -> Client {
         Client::connect(self.address).await
     }
+}
+
+/// Takes the connection over and answers by hand, then echoes.
+async fn take(Extension(takeover): Extension<Takeover>) -> &'static str {
+    let successor = async |mut client: TcpStream| {
+        client.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\ntaken").await.unwrap();
+        let (mut from, mut to) = client.split();
+        let _ = tokio::io::copy(&mut from, &mut to).await;
+    };
+    match takeover.by(successor).await {}
+}
+
+#[tokio::test]
+async fn a_handler_can_take_the_connection_over() {
+    let server = Server::start(WIDE).await;
+    let mut client = server.client().await;
+    assert_eq!(client.get("/").await.body, b"hello");
+    assert_eq!(client.get("/take").await.body, b"taken");
+    // No HTTP from here on, and none of its limits.
+    client.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\necho").await;
+    assert_eq!(client.answer().await.body, b"echo");
+}
+
+#[tokio::test]
+async fn a_connection_is_taken_over_only_behind_the_answers_that_are_owed() {
+    let server = Server::start(WIDE).await;
+    let mut client = server.client().await;
+    // Nobody reads before both requests are there, and the first answer fits no buffer.
+    client.send(format!("{GET}GET /big HTTP/1.1\r\nHost: test\r\n\r\nGET /take HTTP/1.1\r\nHost: test\r\n\r\n")).await;
+    assert_eq!(client.answer().await.body, b"hello");
+    let big = client.answer().await.body;
+    assert!(big.len() == BIG && big.iter().all(|byte| *byte == 7));
+    assert_eq!(client.answer().await.body, b"taken");
+}
+
+#[tokio::test]
+async fn a_connection_that_was_taken_over_outlives_the_server() {
+    let server = Server::start(Limits { idle_timeout: SHORT, ..WIDE }).await;
+    let mut client = server.client().await;
+    assert_eq!(client.get("/take").await.body, b"taken");
+    drop(server);
+    client.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\necho").await;
+    assert_eq!(client.answer().await.body, b"echo");
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ step() {
 
 packages() {
     install_packages gcc libc6-dev shellcheck python3-pip curl nginx libnginx-mod-rtmp ffmpeg rtmpdump redis-server openssl \
-        iproute2 dnsmasq-base \
+        chromium iproute2 dnsmasq-base \
         gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
 }
 
@@ -87,6 +87,24 @@ hevc() {
     FFMPEG=$ffmpeg cargo test --locked --test e2e_faithful hevc
 }
 
+# A browser plays HLS with hls.js, which is no part of Debian.
+browser() {
+    local version=1.7.4 sum=e4ab3d5d13f7cca9ef241d098f39686e19fd451831ba07dc9943482fd5ff75c7
+    local dir=$PWD/target/hls.js-$version
+    if [[ ! -e $dir/hls.min.js ]]; then
+        command -v npm >/dev/null || install_packages npm || return
+        mkdir -p "$dir"
+        if ! (cd "$dir" && timeout 300 npm pack --silent "hls.js@$version" >/dev/null); then
+            skip "HLS is not tested in a browser: hls.js cannot be had"
+            return 0
+        fi
+        sha256sum --check --quiet <<<"$sum  $dir/hls.js-$version.tgz" || return
+        tar --extract --file "$dir/hls.js-$version.tgz" --directory "$dir" --strip-components 2 package/dist/hls.min.js ||
+            return
+    fi
+    HLS_JS=$dir/hls.min.js cargo test --locked --test e2e_browser
+}
+
 # Thousands of runs of the mesh, each from a seed of its own; a failure prints the seed.
 simulation() {
     SIMULATION_SEEDS=${SIMULATION_SEEDS:-1200} cargo test --locked --profile simulation --test mesh_simulation -- \
@@ -112,3 +130,4 @@ step "documentation tests" cargo test --locked --doc
 step "tests" tests
 step "simulation" simulation
 step "tests of HEVC" hevc
+step "test in a browser" browser

@@ -105,6 +105,11 @@ impl Client {
         Self { inner: Arc::new(Inner { dialer, settings, idle: Mutex::default() }) }
     }
 
+    /// What makes the connections.
+    pub fn dialer(&self) -> &Dialer {
+        &self.inner.dialer
+    }
+
     /// Sends a request, whose target is in origin form, to `host:port`. All errors are of the origin's
     /// side. A connection that was kept and turns out to have ended is no error.
     pub async fn send(

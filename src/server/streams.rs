@@ -25,15 +25,17 @@ mod progressive;
 pub mod static_files;
 pub mod target;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     body::Body,
     extract::{ConnectInfo, State},
-    http::{Method, Request, StatusCode},
+    http::{HeaderValue, Method, Request, StatusCode, header},
     response::Response,
 };
+use bytes::Bytes;
+use hyper::body::Body as _;
 use tokio_util::sync::CancellationToken;
 
 pub use pieces::Pieces;
@@ -51,7 +53,7 @@ use crate::{
     balancer::Balancer,
     config::{self, keys},
     error::Result,
-    relay::{buffer::Pool, dial::Dialer, http::Client},
+    relay::{buffer::Pool, http::Client},
     session::Sessions,
     stream::{StreamKey, Vhosts},
 };
@@ -71,8 +73,6 @@ pub struct Context {
     pub http: config::Http,
     /// Settings of connections to origins.
     pub upstream: config::Upstream,
-    /// Connects to origins.
-    pub dialer: Dialer,
     /// Sends requests to origins.
     pub client: Client,
     /// Where relays borrow their buffers.
@@ -114,13 +114,24 @@ async fn serve(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request<Body>,
 ) -> Response {
+    let is_head = request.method() == Method::HEAD;
+    let body = headers::body(request.headers());
     let mut response = match *request.method() {
-        // A body means nothing here, and would be in the way.
+        // Where it ends could be another place for a proxy before this one.
+        _ if body == Some(headers::Body::Coded) => answer::no_body(),
+        Method::GET | Method::HEAD | Method::OPTIONS if body.is_some() => answer::no_body(),
         Method::GET | Method::HEAD => answer(&context, peer, request.map(drop)).await,
         Method::OPTIONS => answer::options(),
         _ => answer::not_allowed(),
     };
+    if body.is_some() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     headers::allow_every_origin(response.headers_mut());
+    if is_head && response.body().is_end_stream() {
+        // That there is no body here says nothing of how long it is: the router would write a length of 0.
+        *response.body_mut() = Body::from_stream(futures_util::stream::empty::<Result<Bytes, Infallible>>());
+    }
     response
 }
 

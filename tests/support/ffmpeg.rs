@@ -2,6 +2,8 @@
 
 use std::{env, ffi::OsString, net::SocketAddr, path::Path, process::Command, time::Duration};
 
+use serde_json::Value;
+
 use super::{
     media::{self, Recording},
     ports::{free_port, is_listening},
@@ -124,6 +126,42 @@ impl Player {
         });
         recording
     }
+}
+
+/// What `ffprobe` saw of three seconds of a stream, decoded.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Pictures of H.264.
+    pub video: u64,
+    /// The size of the picture, such as `320x180`.
+    pub dimensions: String,
+    /// Frames of AAC.
+    pub audio: u64,
+}
+
+/// Plays three seconds of a stream and decodes them.
+pub fn probe(url: &str) -> Result<Seen, String> {
+    let mut command = Command::new("ffprobe");
+    command.args(["-v", "error", "-read_intervals", "%+3", "-count_frames", "-show_entries"]);
+    command.args(["stream=codec_name,width,height,nb_read_frames", "-of", "json", url]);
+    let mut process = Process::spawn(format!("ffprobe of {url}"), &command);
+    let status = process.wait_exit(LIMIT);
+    let said = process.stderr();
+    if !status.success() {
+        return Err(said);
+    }
+    let list: Value = serde_json::from_str(&process.stdout()).map_err(|error| format!("{error}: {said}"))?;
+    let mut seen = Seen::default();
+    for stream in list["streams"].as_array().into_iter().flatten() {
+        let frames = stream["nb_read_frames"].as_str().and_then(|frames| frames.parse().ok()).unwrap_or(0);
+        if stream["codec_name"] == "h264" {
+            seen.video += frames;
+            seen.dimensions = format!("{}x{}", stream["width"], stream["height"]);
+        } else if stream["codec_name"] == "aac" {
+            seen.audio += frames;
+        }
+    }
+    Ok(seen)
 }
 
 /// Waits until ffmpeg ends by itself and gives what it said; panics if it ends with success.

@@ -11,7 +11,17 @@ use std::{
 pub struct Response {
     pub status: u16,
     pub head: String,
+    /// The body as text, which it need not be.
     pub body: String,
+    pub bytes: Vec<u8>,
+}
+
+impl Response {
+    /// The value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(':'));
+        lines.find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    }
 }
 
 /// Asks for a resource. `Err` if the server cannot be reached or breaks off.
@@ -35,12 +45,14 @@ fn request(server: SocketAddr, method: &str, path: &str, body: &str) -> std::io:
         length => format!("Content-Type: application/json\r\nContent-Length: {length}\r\n"),
     };
     stream.write_all(format!("{head}{entity}\r\n{body}").as_bytes())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
 
-    let broken = || std::io::Error::other(format!("not an HTTP answer: {answer:?}"));
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(broken)?;
+    let broken = || std::io::Error::other(format!("not an HTTP answer: {}", String::from_utf8_lossy(&answer)));
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").ok_or_else(broken)?;
+    let (head, bytes) = (String::from_utf8_lossy(&answer[..end]), answer[end + 4..].to_vec());
     assert!(!head.to_ascii_lowercase().contains("transfer-encoding"), "chunked answers are not understood: {head}");
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(broken)?;
-    Ok(Response { status, head: head.into(), body: body.into() })
+    let body = String::from_utf8_lossy(&bytes).into_owned();
+    Ok(Response { status, head: head.into(), body, bytes })
 }

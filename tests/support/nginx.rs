@@ -25,6 +25,10 @@ static STARTED: AtomicU32 = AtomicU32::new(0);
 
 /// A running origin with the applications `live`, `live/nested`, `strict` (a player of a stream
 /// that nobody publishes is refused), `no-publish` and, with a hook, `hooked`.
+///
+/// Two more are served by HTTP: streams of `web` as `/web/STREAM.m3u8` and `/web/STREAM.mpd` with
+/// their segments beside them, and what was recorded of them so far as `/web/STREAM.flv`; streams of
+/// `nested` as `/nested/STREAM/index.m3u8` and `/nested/STREAM/index.mpd`.
 pub struct Nginx {
     dir: TempDir,
     process: Process,
@@ -68,7 +72,12 @@ impl Nginx {
         for _ in 0..10 {
             let dir = tempfile::tempdir().unwrap();
             let [rtmp, http] = [free_port(), free_port()].map(|free| SocketAddr::from((address, free.port())));
-            fs::write(dir.path().join("nginx.conf"), configuration(rtmp, http, hook)).unwrap();
+            let www = dir.path().join("www");
+            for app in ["web", "nested"] {
+                fs::create_dir_all(www.join(app)).unwrap();
+            }
+            let configuration = configuration(www.to_str().unwrap(), rtmp, http, hook);
+            fs::write(dir.path().join("nginx.conf"), configuration).unwrap();
             let process = run(&dir);
             let mut origin = Self { dir, process, rtmp, http, server_id: server_id.clone(), run: 1 };
             if origin.listens() {
@@ -83,6 +92,11 @@ impl Nginx {
         self.rtmp
     }
 
+    /// The address of its HTTP server.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
     /// The URL by which a client reaches it directly.
     pub fn url(&self, path: &str) -> String {
         format!("rtmp://{}/{path}", self.rtmp)
@@ -90,7 +104,9 @@ impl Nginx {
 
     /// The heartbeat that SRS would send in its place.
     pub fn heartbeat(&self) -> String {
-        heartbeat(&self.server_id, &format!("run-{}", self.run), self.process.id(), self.rtmp)
+        let (ip, port) = (self.rtmp.ip(), self.http.port());
+        let rtmp = heartbeat(&self.server_id, &format!("run-{}", self.run), self.process.id(), self.rtmp);
+        format!(r#"{},"http":["http://{ip}:{port}"]}}"#, rtmp.trim_end_matches('}'))
     }
 
     /// The id by which the proxy knows this run of the origin.
@@ -126,7 +142,7 @@ impl Nginx {
 
     /// The streams that it knows.
     pub fn streams(&self) -> Vec<Stream> {
-        let page = http::get(self.http, "/").expect("nginx statistics").body;
+        let page = http::get(self.http, "/stat").expect("nginx statistics").body;
         page.split("<application>")
             .skip(1)
             .flat_map(|part| {
@@ -206,7 +222,7 @@ fn element(xml: &str, name: &str) -> Option<String> {
 }
 
 /// One process does everything, so that a signal hits all of the origin.
-fn configuration(rtmp: SocketAddr, http: SocketAddr, hook: Option<SocketAddr>) -> String {
+fn configuration(www: &str, rtmp: SocketAddr, http: SocketAddr, hook: Option<SocketAddr>) -> String {
     let hooked = hook.map_or_else(String::new, |hook| {
         format!("application hooked {{ live on; on_publish http://{hook}/publish; on_play http://{hook}/play; }}")
     });
@@ -222,6 +238,17 @@ rtmp {{
   server {{
     listen {rtmp};
     application live {{ live on; }}
+    application web {{
+      live on;
+      hls on; hls_path {www}/web; hls_fragment 1s; hls_playlist_length 8s; hls_cleanup off;
+      dash on; dash_path {www}/web; dash_fragment 1s; dash_playlist_length 8s; dash_cleanup off;
+      record all; record_path {www}/web; record_suffix .flv;
+    }}
+    application nested {{
+      live on;
+      hls on; hls_path {www}/nested; hls_nested on; hls_fragment 1s; hls_playlist_length 8s; hls_cleanup off;
+      dash on; dash_path {www}/nested; dash_nested on; dash_fragment 1s; dash_playlist_length 8s; dash_cleanup off;
+    }}
     application live/nested {{ live on; }}
     application strict {{ live on; idle_streams off; }}
     application no-publish {{ live on; deny publish all; }}
@@ -237,7 +264,17 @@ http {{
   scgi_temp_path scgi;
   server {{
     listen {http};
-    location / {{ rtmp_stat all; }}
+    root {www};
+    types {{
+      application/vnd.apple.mpegurl m3u8;
+      application/dash+xml mpd;
+      video/mp2t ts;
+      video/mp4 m4v mp4;
+      audio/mp4 m4a;
+      video/x-flv flv;
+    }}
+    location = /stat {{ rtmp_stat all; }}
+    location / {{ add_header X-Origin {http} always; }}
   }}
 }}
 "

@@ -112,6 +112,13 @@ impl Client {
         timeout(LIMIT, self.0.read_exact(&mut bytes)).await.unwrap().unwrap()
     }
 
+    /// Reads exactly `count` bytes.
+    pub async fn bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        timeout(LIMIT, self.0.read_exact(&mut bytes)).await.unwrap().unwrap();
+        bytes
+    }
+
     /// Waits until the server closes, and gives what it sent until then.
     pub async fn until_closed(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();

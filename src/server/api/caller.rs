@@ -4,19 +4,19 @@ use std::net::{IpAddr, SocketAddr};
 
 use axum::{
     extract::{ConnectInfo, FromRequestParts, Query},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header, request::Parts},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header, request::Parts},
     response::Response,
 };
 
-use crate::{balancer::Page, server::http};
+use crate::{
+    balancer::Page,
+    server::{forwarding::tell_address, http},
+};
 
 /// How many items are listed where nothing else is asked for, as in SRS.
 const DEFAULT_COUNT: usize = 10;
 /// How far into a list of the cluster one can look, in items: each origin gives as many.
 pub(super) const MAX_ITEMS: usize = 100_000;
-
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// What a caller asks for.
 pub(super) struct Caller {
@@ -81,14 +81,8 @@ pub(super) fn tell_who_asks(from: &HeaderMap, peer: Option<IpAddr>, to: &mut Hea
     {
         to.insert(header::AUTHORIZATION, authorization.clone());
     }
-    let Some(peer) = peer else { return };
-    let before = from.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
-    let chain: Vec<_> = before.map(str::to_owned).chain([peer.to_string()]).collect();
-    if let Ok(chain) = HeaderValue::try_from(chain.join(", ")) {
-        to.insert(X_FORWARDED_FOR, chain);
-    }
-    if let Ok(peer) = HeaderValue::try_from(peer.to_string()) {
-        to.insert(X_REAL_IP, peer);
+    if let Some(peer) = peer {
+        tell_address(from, peer, to);
     }
 }
 
@@ -102,15 +96,13 @@ pub(super) fn origin(uri: &Uri) -> Result<Option<(String, Uri)>, String> {
     if named.next().is_some() {
         return Err("parameter \"origin\" is given twice".into());
     }
-    let parsed = Query::<Vec<(String, String)>>::try_from_uri(&Uri::try_from(format!("/?{pair}")).map_err(text)?);
-    let id = parsed.map_err(text)?.0.pop().map(|(_, value)| value).unwrap_or_default();
+    let alone = Uri::try_from(format!("/?{pair}")).map_err(|error| error.to_string())?;
+    let parsed = Query::<Vec<(String, String)>>::try_from_uri(&alone);
+    let id = parsed.map_err(|error| error.to_string())?.0.pop().map(|(_, value)| value).unwrap_or_default();
     let rest: Vec<_> = query.split('&').filter(|pair| !is_origin(pair)).collect();
     let target = if rest.is_empty() { uri.path().to_owned() } else { format!("{}?{}", uri.path(), rest.join("&")) };
-    Ok(Some((id, target.parse().map_err(text)?)))
-}
-
-fn text(error: impl ToString) -> String {
-    error.to_string()
+    let target = Uri::try_from(target).map_err(|error| error.to_string())?;
+    Ok(Some((id, target)))
 }
 
 #[cfg(test)]

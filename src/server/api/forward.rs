@@ -3,7 +3,7 @@
 use axum::{
     body::Body,
     extract::Request,
-    http::{HeaderMap, HeaderName, StatusCode, Uri, header},
+    http::{StatusCode, Uri, header},
     response::Response,
 };
 use bytes::Bytes;
@@ -12,22 +12,10 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::{App, MAX_SHOWN, ask::Target, caller, reply};
-use crate::server::http;
+use crate::server::{forwarding::keep_end_to_end, http};
 
 /// The largest body of a request, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
-
-/// What belongs to one connection and not to the message (RFC 9110, 7.6.1).
-const HOP_BY_HOP: [HeaderName; 8] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
 
 /// Passes a request on to the origin with this id, with `target` as its target, and its answer back.
 pub(super) async fn forward(app: &App, request: Request, origin: &str, target: Uri) -> Response {
@@ -53,9 +41,9 @@ pub(super) async fn forward(app: &App, request: Request, origin: &str, target: U
         }
         Err(error) => return http::error(StatusCode::BAD_REQUEST, format!("the body is cut off: {error}")),
     };
-    strip(&mut head.headers);
+    keep_end_to_end(&mut head.headers);
     // These are of the connection to the origin, and of the body as it is sent there.
-    for name in [header::HOST, header::CONTENT_LENGTH, header::EXPECT] {
+    for name in [header::HOST, header::CONTENT_LENGTH] {
         head.headers.remove(name);
     }
     let from = head.headers.clone();
@@ -73,7 +61,7 @@ pub(super) async fn forward(app: &App, request: Request, origin: &str, target: U
     match answer {
         Ok(answer) => {
             let mut answer = answer.map(Body::new);
-            strip(answer.headers_mut());
+            keep_end_to_end(answer.headers_mut());
             answer
         }
         Err(error) => bad_gateway(&found, &error),
@@ -88,43 +76,4 @@ fn bad_gateway(target: &Target, error: &str) -> Response {
         ("unanswered".to_owned(), unanswered),
     ];
     reply::render(StatusCode::BAD_GATEWAY, body.into_iter().collect(), None)
-}
-
-/// Removes what belongs to one connection.
-fn strip(headers: &mut HeaderMap) {
-    let named: Vec<_> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|names| names.split(','))
-        .filter_map(|name| HeaderName::try_from(name.trim()).ok())
-        .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
-        headers.remove(name);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_belongs_to_one_connection_is_removed_and_nothing_else() {
-        let mut headers = HeaderMap::new();
-        for (name, value) in [
-            ("connection", "close, X-Private"),
-            ("x-private", "1"),
-            ("keep-alive", "timeout=5"),
-            ("transfer-encoding", "chunked"),
-            ("upgrade", "h2c"),
-            ("content-type", "text/plain"),
-            ("set-cookie", "a=1"),
-        ] {
-            headers.append(HeaderName::from_static(name), value.parse().unwrap());
-        }
-        strip(&mut headers);
-        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
-        left.sort_unstable();
-        assert_eq!(left, ["content-type", "set-cookie"]);
-    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Items are ordered by their origin's id, then as the origin gave them. Each has `origin` besides what
 //! SRS gives, and its ids, and those that it refers to, name one thing in the whole cluster
-//! ([`id`](super::id)): following one leads to the same item on every node.
+//! ([`id`]): following one leads to the same item on every node.
 //!
 //! A vhost that several origins have is one item, as it is one vhost for whoever plays from it:
 //! `clients`, `streams`, `send_bytes`, `recv_bytes` and `kbps` are summed, `enabled` says whether any

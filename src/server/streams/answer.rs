@@ -46,6 +46,11 @@ pub(super) fn options() -> Response {
     ([(header::ALLOW, ALLOWED)], StatusCode::NO_CONTENT).into_response()
 }
 
+/// Nobody needs a body to play, and what it holds may be meant as another request.
+pub(super) fn no_body() -> Response {
+    http::error(StatusCode::BAD_REQUEST, "a request for a stream or a file has no body")
+}
+
 /// Streams are only played here.
 pub(super) fn not_allowed() -> Response {
     let mut response = http::error(StatusCode::METHOD_NOT_ALLOWED, "streams and files can only be fetched: use GET");

@@ -21,6 +21,7 @@ use crate::{
     relay::http::{OriginBody, Patience, SendError},
     server::{
         attempts::{Attempts, Means, Want},
+        forwarding::keep_end_to_end,
         http::Takeover,
     },
     stream::StreamKey,
@@ -116,8 +117,8 @@ impl<'a> Forward<'a> {
 
     fn attempts(&self, session: u64) -> Attempts<'_> {
         let want = Want { stream: self.stream, protocol: Protocol::Http, intent: Intent::Play, session };
-        let Context { balancer, sessions, dialer, upstream, .. } = &**self.context;
-        Attempts::new(Means { balancer, sessions, dialer, upstream }, want)
+        let Context { balancer, sessions, client, upstream, .. } = &**self.context;
+        Attempts::new(Means { balancer, sessions, dialer: client.dialer(), upstream }, want)
     }
 
     /// Asks an origin; once more if it breaks off before its answer, as one that restarts does.
@@ -144,7 +145,7 @@ impl<'a> Forward<'a> {
             client.send(host, port, request, patience).await?
         };
         let framing = headers::framing(response.headers());
-        headers::end_to_end(response.headers_mut());
+        keep_end_to_end(response.headers_mut());
         let authorities = [headers::host(self.request).to_owned(), address];
         Ok(Answer { response, stream: self.stream.clone(), authorities, framing })
     }

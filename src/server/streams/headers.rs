@@ -4,25 +4,11 @@ use std::{fmt::Write, net::SocketAddr, time::SystemTime};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+use crate::server::forwarding::{keep_end_to_end, tell_address};
+
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const ANY: HeaderValue = HeaderValue::from_static("*");
-
-/// Headers that say something of one connection only.
-const HOP_BY_HOP: [HeaderName; 10] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::EXPECT,
-];
 
 /// The host that a request names; empty if it names none.
 pub(super) fn host<B>(request: &Request<B>) -> &str {
@@ -34,7 +20,7 @@ pub(super) fn host<B>(request: &Request<B>) -> &str {
 /// origin gets its own, `address`.
 pub(super) fn to_origin<B>(request: &Request<B>, peer: SocketAddr, address: &str) -> HeaderMap {
     let mut headers = request.headers().clone();
-    end_to_end(&mut headers);
+    keep_end_to_end(&mut headers);
     headers.remove(header::CONTENT_LENGTH);
 
     let name = match host(request) {
@@ -48,16 +34,17 @@ pub(super) fn to_origin<B>(request: &Request<B>, peer: SocketAddr, address: &str
         headers.insert(header::HOST, host);
     }
     headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
-    let ip = peer.ip().to_string();
-    let so_far = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
-    let chain: Vec<_> = so_far.chain([ip.as_str()]).collect();
-    if let Ok(chain) = HeaderValue::from_str(&chain.join(", ")) {
-        headers.insert(X_FORWARDED_FOR, chain);
-    }
-    if let Ok(ip) = HeaderValue::from_str(&ip) {
-        headers.insert(X_REAL_IP, ip);
-    }
+    tell_address(request.headers(), peer.ip(), &mut headers);
     headers
+}
+
+/// The body of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Body {
+    /// It has a length.
+    Measured,
+    /// Its end is found by looking into it.
+    Coded,
 }
 
 /// How the end of a body is found (RFC 9112, section 6).
@@ -69,6 +56,15 @@ pub(super) enum Framing {
     Chunked,
     /// In a way that is not known here.
     Other,
+}
+
+/// How a request says that it has a body, if it does (RFC 9112, section 6.3).
+pub(super) fn body(headers: &HeaderMap) -> Option<Body> {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        return Some(Body::Coded);
+    }
+    let is_empty = |length: &HeaderValue| length.as_bytes().iter().all(|digit| *digit == b'0');
+    (!headers.get_all(header::CONTENT_LENGTH).iter().all(is_empty)).then_some(Body::Measured)
 }
 
 /// How an answer's body is framed.
@@ -99,20 +95,6 @@ pub(super) fn head(status: StatusCode, headers: &HeaderMap, framing: Framing) ->
     }
     head.extend_from_slice(b"\r\n");
     head
-}
-
-/// Takes out what says something of one connection only.
-pub(super) fn end_to_end(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|names| names.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
-        headers.remove(name);
-    }
 }
 
 /// Lets pages of every site fetch this (CORS), as the Go proxy does, unless the origin has said who may.
