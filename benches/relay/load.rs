@@ -137,14 +137,14 @@ pub enum By {
 }
 
 enum Player {
-    Rtmp(client::Player),
+    Rtmp(Box<client::Player>),
     Flv(flv::Player),
 }
 
 impl Player {
     async fn play(by: By, server: SocketAddr, name: &str) -> Result<Self> {
         Ok(match by {
-            By::Rtmp => Self::Rtmp(client::Player::play(server, name).await?),
+            By::Rtmp => Self::Rtmp(Box::new(client::Player::play(server, name).await?)),
             By::Flv => Self::Flv(flv::Player::play(server, name).await?),
         })
     }

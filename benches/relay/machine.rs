@@ -2,7 +2,10 @@
 
 use std::{fs, path::Path, process::Command};
 
-use crate::{options::Options, process::with_sbin};
+use crate::{
+    options::{Options, Scenario},
+    process::with_sbin,
+};
 
 /// The machine, in a line.
 pub fn machine() -> String {
@@ -16,10 +19,25 @@ pub fn machine() -> String {
 
 /// The versions of what was measured, in a line.
 pub fn versions(options: &Options) -> String {
-    let origin = options.origin.map_or_else(
-        || format!("{} with its RTMP module", first_line(Path::new("nginx"), "-v")),
-        |address| format!("the origin at {address}"),
-    );
+    let uses = |is: fn(Scenario) -> bool| options.scenarios.iter().copied().any(is);
+    let mut others = Vec::new();
+    if uses(|scenario| !scenario.is_http()) {
+        others.push(options.origin.map_or_else(
+            || format!("{} with its RTMP module", first_line(Path::new("nginx"), "-v")),
+            |address| format!("the origin at {address}"),
+        ));
+    }
+    if uses(|scenario| scenario == Scenario::Flv) {
+        others.push(options.http_origin.map_or_else(
+            || "an origin of its own for FLV".to_owned(),
+            |address| format!("the origin of FLV at {address}"),
+        ));
+    }
+    if uses(|scenario| scenario == Scenario::Segments) {
+        let wrk = first_line(Path::new("wrk"), "-v");
+        let wrk = wrk.split(" [").next().unwrap_or_default();
+        others.push(format!("{} for segments, {wrk}", first_line(Path::new("nginx"), "-v")));
+    }
     let haproxy = first_line(Path::new("haproxy"), "-v");
     let haproxy = haproxy.split(" - ").next().unwrap_or_default();
     let proxy = if options.proxy == Path::new(env!("CARGO_BIN_EXE_srs-proxy")) {
@@ -27,7 +45,7 @@ pub fn versions(options: &Options) -> String {
     } else {
         format!("the proxy in {}", options.proxy.display())
     };
-    format!("{proxy}, {haproxy}, {origin}")
+    format!("{proxy}, {haproxy}, {}", others.join(", "))
 }
 
 /// What a program says of its version, on either output.

@@ -106,7 +106,7 @@ impl<'a> Bench<'a> {
         };
         let media = Arc::new(Media::ordinary(options.kbps));
         let rate = f64::from(options.kbps) * 1000.0 / 8.0;
-        Ok(Self { scenario, origin, options, directory, source, name, media, rate })
+        Ok(Self { scenario, options, directory, source, origin, name, media, rate })
     }
 
     async fn measure(&mut self, kind: Kind, round: usize) -> Result<Finding> {

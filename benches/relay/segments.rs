@@ -1,6 +1,7 @@
 //! HLS over HTTP: how many requests a second a relay on one core serves, and what they cost it.
 
 use std::{
+    fmt::Write,
     fs::{self, File},
     net::SocketAddr,
     path::Path,
@@ -74,7 +75,7 @@ pub fn write_files(root: &Path) -> Result<()> {
     for n in 0..SEGMENTS {
         fs::write(directory.join(format!("bench-{n}.ts")), vec![0x47; SEGMENT_SIZE])?;
         if n < LISTED {
-            playlist.push_str(&format!("#EXTINF:2.000,\nbench-{n}.ts\n"));
+            writeln!(playlist, "#EXTINF:2.000,\nbench-{n}.ts")?;
         }
     }
     Ok(fs::write(directory.join("index.m3u8"), playlist)?)
