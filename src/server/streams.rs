@@ -189,8 +189,9 @@ async fn stream_answer(
 
 async fn piece(forward: &Forward<'_>) -> Result<Response> {
     let answer = forward.piece().await?;
-    // Not every playlist has a name that says so.
-    if playlist::is_playlist(&answer.response) {
+    // Not every playlist has a name that says so, and not every server knows the type of those that have.
+    let named = forward.kind == Kind::Playlist && answer.response.status() == StatusCode::OK;
+    if named || playlist::is_playlist(&answer.response) {
         return playlist::rewritten(answer, forward.is_head(), forward.context.http.answer_timeout).await;
     }
     Ok(answer.into_response())
