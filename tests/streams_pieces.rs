@@ -75,6 +75,23 @@ async fn a_playlist_is_rewritten_and_nothing_else_of_it_changes() {
 }
 
 #[tokio::test]
+async fn a_playlist_is_known_by_its_name_or_by_its_type() {
+    for (path, headers) in [
+        (PLAYLIST, "Content-Type: text/plain\r\n"),
+        (PLAYLIST, ""),
+        (SEGMENT, "Content-Type: application/x-mpegURL; charset=utf-8\r\n"),
+        (SEGMENT, "Content-Type: audio/mpegurl\r\n"),
+    ] {
+        let (node, origin) = Node::with_origin().await;
+        let answer = ask(&node, &origin, path, "", answer("200 OK", headers, MEDIA)).await;
+        assert_eq!((answer.status, text(&answer)), (200, REWRITTEN), "{path} {headers:?}");
+    }
+    let (node, origin) = Node::with_origin().await;
+    let answer = ask(&node, &origin, PLAYLIST, "", answer("404 Not Found", M3U8, "none")).await;
+    assert_eq!((answer.status, text(&answer)), (404, "none"));
+}
+
+#[tokio::test]
 async fn a_playlist_may_come_packed_chunked_or_to_the_end_of_the_connection() {
     let packed = gzip(MEDIA.as_bytes());
     let chunked = [chunk(&MEDIA.as_bytes()[..9]), chunk(&MEDIA.as_bytes()[9..]), b"0\r\n\r\n".to_vec()].concat();

@@ -196,8 +196,9 @@ async fn stream_answer(
 
 async fn piece(forward: &Forward<'_>, delivery: Delivery) -> Result<Response> {
     let (context, answer) = (forward.context, forward.piece().await?);
-    // Not every playlist has a name that says so.
-    if !playlist::is_playlist(&answer.response) {
+    // Not every playlist has a name that says so, and not every server knows the type of those that have.
+    let named = forward.kind == Kind::Playlist && answer.response.status() == StatusCode::OK;
+    if !named && !playlist::is_playlist(&answer.response) {
         return Ok(answer.response.map(|body| Body::new(Counted::new(body, delivery, &context.metrics))));
     }
     let rewritten = playlist::rewritten(answer, forward.is_head(), context.http.answer_timeout, &context.metrics).await;

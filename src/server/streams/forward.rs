@@ -35,8 +35,8 @@ pub(super) struct Forward<'a> {
     pub context: &'a Arc<Context>,
     pub peer: SocketAddr,
     pub stream: &'a StreamKey,
+    pub kind: Kind,
     request: &'a Request<()>,
-    kind: Kind,
 }
 
 /// An origin's answer.
@@ -58,7 +58,7 @@ impl<'a> Forward<'a> {
         request: &'a Request<()>,
         kind: Kind,
     ) -> Self {
-        Self { context, peer, stream, request, kind }
+        Self { context, peer, stream, kind, request }
     }
 
     /// Whether the two connections are to be joined once the origin has answered. HTTP/1.0 knows no
