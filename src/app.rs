@@ -2,18 +2,15 @@
 
 pub mod default_backend;
 mod membership;
+mod servers;
 
 use std::{convert::Infallible, io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use tokio::{
-    net::TcpListener,
-    task::JoinSet,
-    time::{Instant, timeout},
-};
-use tokio_util::sync::CancellationToken;
+use tokio::{net::TcpListener, time::timeout};
 use tracing::{error, info, warn};
 
+use self::servers::Servers;
 use crate::{
     balancer::{
         Balancer,
@@ -21,28 +18,14 @@ use crate::{
         mesh,
         redis::{RedisBalancer, RedisStartError},
     },
-    config::{self, BalancerType, Config, keys},
-    metrics::{
-        ListenerMetrics, Metrics,
-        balancer::Measured,
-        label::{Listener, Upstream},
-        scrape::Sources,
-    },
+    config::{BalancerType, Config, keys},
+    metrics::{Metrics, balancer::Measured},
     net::{self, ListenError},
-    relay::{self, buffer::Pool, dial::Dialer, workers::Workers},
-    server::{
-        api::{self, ApiState},
-        exporter::{self, Exporter},
-        http, rtmp,
-        streams::{self, Pieces, static_files::StaticFiles},
-        system::{self, SystemState},
-    },
+    relay::workers::Workers,
     session::Sessions,
     shutdown::{Outcome, Phase, Shutdown},
 };
 
-/// How long clients wait for the first heartbeat of the default backend to be taken.
-const FIRST_HEARTBEAT: Duration = Duration::from_secs(2);
 /// How long servers may take for their last answers once all sessions have ended.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
@@ -197,138 +180,6 @@ impl App {
         tokio::join!(last_answers, leave);
         outcome
     }
-
-    async fn serve(self, shutdown: &Shutdown) -> Servers {
-        let mut servers = Servers::new();
-        let Self { config, balancer, duties, sessions, metrics, workers, rtmp, http, api, system, .. } = self;
-        if let Some(duties) = duties {
-            servers.spawn(named("mesh", duties));
-        }
-        if let Some(backend) = &config.default_backend {
-            let origin = default_backend::origin(backend);
-            // Before the first client, who would be told that there is no origin.
-            let _ = timeout(FIRST_HEARTBEAT, balancer.register(origin.clone())).await;
-            let (balancer, ttl) = (Arc::clone(&balancer), config.balancer.origin_ttl);
-            let heartbeats = default_backend::keep_registered(balancer, origin, ttl, shutdown.closing().clone());
-            servers.spawn(named("default backend", heartbeats));
-        }
-
-        let dialer = Dialer::default();
-        let client = origin_client(&config.upstream, dialer.clone(), &metrics);
-        let tidy = client.clone();
-        servers.spawn(named("origin connections", async move { tidy.tidy().await }));
-
-        // A task that the end waits for: before the others have taken over, nobody may miss this node.
-        let hand_over = membership::hand_over(Arc::clone(&balancer), shutdown.draining().clone(), config.drain.force);
-        servers.spawn(named("hand-over", shutdown.tasks().track_future(hand_over)));
-
-        let limits = http::Limits::from(&config.api);
-        let state = ApiState { balancer: Arc::clone(&balancer), client: client.clone(), config: config.api };
-        let server = server_of_answers(api::router(state), limits, metrics.listener(Listener::Api), shutdown);
-        servers.spawn(named("http api", server.run(api)));
-
-        let exporter = Exporter::new(Sources {
-            metrics: metrics.clone(),
-            balancer: Arc::clone(&balancer),
-            kind: config.balancer.kind,
-            sessions: sessions.clone(),
-            ready: shutdown.ready(),
-            draining: shutdown.draining().clone(),
-        });
-        if let Some((listener, _)) = self.exporter {
-            let (router, limits) = (exporter::router(exporter.clone()), http::Limits::exporter());
-            let server = server_of_answers(router, limits, metrics.listener(Listener::Exporter), shutdown);
-            servers.spawn(named("exporter", server.run(listener)));
-        }
-
-        let limits = http::Limits::from(&config.system);
-        let router = system::router(SystemState {
-            balancer: Arc::clone(&balancer),
-            kind: config.balancer.kind,
-            sessions: sessions.clone(),
-            metrics: metrics.clone(),
-            exporter,
-            token: config.system.token,
-            ready: shutdown.ready(),
-            draining: shutdown.draining().clone(),
-            started: Instant::now(),
-        });
-        let server = server_of_answers(router, limits, metrics.listener(Listener::System), shutdown);
-        servers.spawn(named("system api", server.run(system)));
-
-        let pool = Pool::default();
-        let limits = streams::limits(&config.http, &config.upstream);
-        let context = Arc::new(streams::Context {
-            balancer: Arc::clone(&balancer),
-            sessions: sessions.clone(),
-            metrics: metrics.clone(),
-            vhosts: config.vhosts.clone(),
-            pool: pool.clone(),
-            pieces: Pieces::new(config.http.stream_idle, config.balancer.max_streams),
-            files: config.http.static_files.clone().map(StaticFiles::new),
-            http: config.http,
-            upstream: config.upstream.clone(),
-            client,
-            closing: shutdown.closing().clone(),
-        });
-        let remembered = Arc::clone(&context);
-        servers.spawn(named("streams fetched in pieces", async move { remembered.pieces.tidy().await }));
-        let server = http::Server {
-            router: streams::router(context),
-            limits,
-            metrics: metrics.listener(Listener::Streams),
-            workers: Some(Arc::clone(&workers)),
-            stop: shutdown.draining().clone(),
-            close: shutdown.closing().clone(),
-        };
-        servers.spawn(named("http streams", shutdown.tasks().track_future(server.run(http))));
-
-        let context = Arc::new(rtmp::Context {
-            balancer,
-            sessions,
-            vhosts: config.vhosts,
-            rtmp: config.rtmp,
-            upstream: config.upstream,
-            metrics,
-            dialer,
-            workers,
-            pool,
-            closing: shutdown.closing().clone(),
-        });
-        let draining = shutdown.draining();
-        servers.spawn(named("origin probes", rtmp::probe_suspects(Arc::clone(&context), draining.clone())));
-        let rtmp = rtmp::serve(rtmp, context, draining.clone(), shutdown.tasks().clone());
-        servers.spawn(named("rtmp", shutdown.tasks().track_future(rtmp)));
-        servers
-    }
-}
-
-/// The servers, each of which gives its name when it ends.
-type Servers = JoinSet<&'static str>;
-
-async fn named(server: &'static str, run: impl Future<Output = ()>) -> &'static str {
-    run.await;
-    server
-}
-
-/// A server whose answers do not go on, so that it can stay until everything else has ended.
-fn server_of_answers(
-    router: axum::Router,
-    limits: http::Limits,
-    metrics: ListenerMetrics,
-    shutdown: &Shutdown,
-) -> http::Server {
-    let (stop, close) = (shutdown.done().clone(), CancellationToken::new());
-    http::Server { router, limits, metrics, workers: None, stop, close }
-}
-
-fn origin_client(upstream: &config::Upstream, dialer: Dialer, metrics: &Metrics) -> relay::http::Client {
-    let settings = relay::http::Settings {
-        connect_timeout: upstream.connect_timeout,
-        keepalive: upstream.http_keepalive,
-        max_idle: upstream.http_max_idle,
-    };
-    relay::http::Client::counting(dialer, settings, metrics.origins(Upstream::Http))
 }
 
 /// The balancer that the configuration names, and what it does by itself, if anything.
@@ -488,7 +339,7 @@ mod tests {
     async fn a_server_that_ends_while_it_should_serve_takes_the_node_down() {
         let shutdown = Shutdown::new(config(&[]).drain);
         let mut servers = Servers::new();
-        servers.spawn(named("rtmp", async {}));
+        servers.spawn(servers::named("rtmp", async {}));
         let outcome = tokio::select! {
             outcome = shutdown.run() => outcome,
             never = supervise(&mut servers, &shutdown) => match never {},

@@ -168,7 +168,6 @@ impl Fleet {
             .env("PROXY_HTTP_SERVER", "127.0.0.1:0")
             .env("PROXY_HTTP_API", "127.0.0.1:0")
             .env("PROXY_SYSTEM_API", node.place.api.to_string())
-            .env("PROXY_HTTP_API", "127.0.0.1:0")
             .env("PROXY_RTMP_MAX_CONNECTIONS", "50000")
             .env("PROXY_RTMP_MAX_CONNECTIONS_PER_IP", "50000")
             .env("PROXY_GRACE_QUIT_TIMEOUT", "1s")
