@@ -259,6 +259,15 @@ fn in_a_mesh_too_a_playlist_follows_its_stream_through_every_node() {
     the_stream_goes_on_elsewhere(&nodes, origins(&nodes));
 }
 
+fn read_until(stream: &mut TcpStream, end: &[u8]) {
+    let mut read = Vec::new();
+    while !read.ends_with(end) {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        read.extend(byte);
+    }
+}
+
 #[test]
 fn a_live_stream_goes_on_through_the_grace_of_a_node_that_is_told_to_end() {
     let mut node = Proxy::start_with(&[("PROXY_GRACE_QUIT_TIMEOUT", "2s"), ("PROXY_FORCE_QUIT_TIMEOUT", "20s")]);
@@ -272,13 +281,10 @@ fn a_live_stream_goes_on_through_the_grace_of_a_node_that_is_told_to_end() {
     client.set_read_timeout(Some(LIMIT)).unwrap();
     client.write_all(b"GET /live/stream.flv HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
     let (mut leg, _) = origin.accept().unwrap();
+    leg.set_read_timeout(Some(LIMIT)).unwrap();
+    read_until(&mut leg, b"\r\n\r\n");
     leg.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: video/x-flv\r\nConnection: close\r\n\r\nFLV").unwrap();
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n\r\nFLV") {
-        let mut byte = [0];
-        client.read_exact(&mut byte).unwrap();
-        answer.extend(byte);
-    }
+    read_until(&mut client, b"\r\n\r\nFLV");
 
     let told = Instant::now();
     node.terminate();
