@@ -231,6 +231,7 @@ mod tests {
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpStream,
     };
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::config::{load::load, sources::Sources};

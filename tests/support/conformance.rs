@@ -24,7 +24,7 @@ pub use origins::*;
 pub use placements::*;
 
 /// How long nodes may take to tell each other something.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(30);
 const ALL: Page = Page { start: 0, count: usize::MAX };
 
 /// One or more nodes that share their state, fresh for each case.
