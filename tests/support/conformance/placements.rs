@@ -204,7 +204,7 @@ pub async fn placements_are_listed_in_order_page_by_page<F: Fixture>() {
     let cluster = Cluster::<F>::with_origins(3).await;
     let mut leases = Vec::new();
     let mut expected = Vec::new();
-    for batch in (0..STREAMS).collect::<Vec<_>>().chunks(500) {
+    for batch in (0..STREAMS).collect::<Vec<_>>().chunks(100) {
         let mut tasks = JoinSet::new();
         for i in batch {
             let node = Arc::clone(cluster.node(*i));
