@@ -137,30 +137,23 @@ impl Client {
         request: Request<Full<Bytes>>,
         patience: Patience,
     ) -> Result<Response<OriginBody>, SendError> {
-        self.count(self.send_uncounted(host, port, request, patience)).await
-    }
-
-    async fn send_uncounted(
-        &self,
-        host: &str,
-        port: u16,
-        request: Request<Full<Bytes>>,
-        patience: Patience,
-    ) -> Result<Response<OriginBody>, SendError> {
         let key: Key = (thread::current().id(), host.into(), port);
-        // A connection that was kept may end at any moment, and only safe requests can then be repeated.
-        if matches!(*request.method(), Method::GET | Method::HEAD) {
-            while let Some(leg) = self.inner.take(&key) {
-                match self.exchange(leg, &key, request.clone(), patience).await {
-                    Err(error) if error.kind() != Kind::Timeout => {
-                        tracing::trace!(host, port, %error, "a connection that was kept has ended");
+        self.count(async {
+            // A connection that was kept may end at any moment, and only safe requests can then be repeated.
+            if matches!(*request.method(), Method::GET | Method::HEAD) {
+                while let Some(leg) = self.inner.take(&key) {
+                    match self.exchange(leg, &key, request.clone(), patience).await {
+                        Err(error) if error.kind() != Kind::Timeout => {
+                            tracing::trace!(host, port, %error, "a connection that was kept has ended");
+                        }
+                        answered => return answered.map_err(SendError::Unanswered),
                     }
-                    answered => return answered.map_err(SendError::Unanswered),
                 }
             }
-        }
-        let leg = self.connect(&key, Wire::new).await?;
-        self.exchange(leg, &key, request, patience).await.map_err(SendError::Unanswered)
+            let leg = self.connect(&key, Wire::new).await?;
+            self.exchange(leg, &key, request, patience).await.map_err(SendError::Unanswered)
+        })
+        .await
     }
 
     /// Does as [`Self::send`], over a connection of its own, and the body of the answer can be taken as

@@ -214,17 +214,7 @@ async fn piece(forward: &Forward<'_>, delivery: Delivery) -> Result<Response> {
 
 /// What a piece is of: playlists of HLS name their pieces by a parameter, manifests of DASH by paths.
 fn delivery(kind: Kind, query: Option<&str>) -> Delivery {
-    match kind {
-        Kind::Progressive => Delivery::Progressive,
-        Kind::Playlist => Delivery::Hls,
-        Kind::Manifest | Kind::Piece => {
-            if target::has_parameter(query) {
-                Delivery::Hls
-            } else {
-                Delivery::Dash
-            }
-        }
-    }
+    if kind == Kind::Playlist || target::has_parameter(query) { Delivery::Hls } else { Delivery::Dash }
 }
 
 async fn file(context: &Context, request: Request<()>) -> Option<Response> {
