@@ -448,11 +448,9 @@ impl Ledger {
             kept: now,
             due: None,
         });
-        let before = entry.records.first().map(|known| known.record.clone());
-        let own_before = entry.records.iter().find(|known| known.own).map(|known| known.record.clone());
-
-        let highest_before = entry.records.iter().map(|known| known.record.epoch).max();
+        let own_at = entry.records.iter().position(|known| known.own);
         let all_before: Vec<_> = entry.records.iter().map(|known| known.record.clone()).collect();
+        let (before, own_before) = (all_before.first(), own_at.map(|at| &all_before[at]));
 
         edit(entry);
         let ends = entry.own_ends(self.times.hold);
@@ -464,6 +462,7 @@ impl Ledger {
         entry.records.retain(counts);
         entry.records.sort_by(|a, b| b.record.compare(&a.record));
         let highest = entry.records.iter().map(|known| known.record.epoch).max();
+        let highest_before = all_before.iter().map(|record| record.epoch).max();
         if let Some(ended) = highest_before.filter(|before| highest.is_none_or(|highest| highest < *before)) {
             self.ended.note(stream, ended);
         }
@@ -484,13 +483,12 @@ impl Ledger {
             entry.records.iter().any(by) || current.as_ref().is_some_and(|current| current.origin == before.origin)
         };
         let doubt = !all_before.iter().all(replaced);
-        let conflict = !agreed;
         let place = |record: &Record| (record.origin.clone(), record.epoch);
-        let moved = before.as_ref().map(place) != current.as_ref().map(place);
+        let moved = before.map(place) != current.as_ref().map(place);
         let conflicted = self.conflicts.contains_key(stream);
 
-        if before.as_ref().map(|r| &r.origin) != current.as_ref().map(|r| &r.origin) {
-            if let Some(before) = &before {
+        if before.map(|r| &r.origin) != current.as_ref().map(|r| &r.origin) {
+            if let Some(before) = before {
                 self.uncount(&before.origin);
             }
             if let Some(current) = &current {
@@ -503,15 +501,15 @@ impl Ledger {
                 self.effects.push(Effect::Unpost(stream.clone()));
             }
             (before, Some(own)) => {
-                if before.as_ref() != Some(&own) {
+                if before != Some(&own) {
                     self.effects.push(Effect::Post(stream.clone(), own));
                 }
             }
         }
-        if conflict {
-            self.conflicts.entry(stream.clone()).or_insert(now);
-        } else {
+        if agreed {
             self.conflicts.remove(stream);
+        } else {
+            self.conflicts.entry(stream.clone()).or_insert(now);
         }
         if doubt {
             self.effects.push(Effect::Doubt(stream.clone()));
