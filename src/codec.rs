@@ -2,3 +2,4 @@
 
 pub mod m3u8;
 pub mod rtmp;
+pub mod srt;
