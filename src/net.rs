@@ -81,19 +81,22 @@ async fn bind(listen: &Listen, open: impl Fn(SocketAddr) -> io::Result<Socket>) 
 }
 
 /// Raises the limit on open files as far as the system lets it, and warns if that is too low for the
-/// connections that the configuration allows: two files for a client, its own and its origin's.
+/// connections that the configuration allows: two files for a client, its own and its origin's, and one
+/// for a session by UDP.
 pub fn raise_file_limit(config: &Config) {
     let raised = Resource::NOFILE.get().and_then(|(_, hard)| Resource::NOFILE.set(hard, hard).map(|()| hard));
     let clients = config.rtmp.max_connections + config.http.max_connections;
-    let needed = (2 * clients + config.api.max_connections + config.system.max_connections) as u64 + OTHER_FILES;
+    let sessions = config.webrtc.max_sessions + config.srt.max_sessions;
+    let callers = config.api.max_connections + config.system.max_connections;
+    let needed = (2 * clients + sessions + callers) as u64 + OTHER_FILES;
     match raised {
         Ok(limit) if limit >= needed => {}
         Ok(limit) => {
             warn!(
                 limit,
                 needed,
-                "the limit on open files (ulimit -Hn) is too low for PROXY_RTMP_MAX_CONNECTIONS and \
-                 PROXY_HTTP_MAX_CONNECTIONS"
+                "the limit on open files (ulimit -Hn) is too low for PROXY_RTMP_MAX_CONNECTIONS, \
+                 PROXY_HTTP_MAX_CONNECTIONS, PROXY_WEBRTC_MAX_SESSIONS and PROXY_SRT_MAX_SESSIONS"
             );
         }
         Err(error) => warn!(%error, needed, "the limit on open files cannot be raised"),
