@@ -71,13 +71,12 @@ fn caller(packet: &[u8]) {
     proven.set_cookie(COOKIES.make(PEER, now));
     let proven = proven.as_bytes();
     let socket = Handshake::parse(packet).expect("copied").socket_id;
-    let Verdict::Wanted { caller, conclusion, replaced: None } = table.take(PEER, proven, now) else { return };
-    assert_eq!(caller, Caller { peer: PEER, socket });
-    let initial_sequence = conclusion.initial_sequence;
-    table.begin(caller, initial_sequence, ());
+    let Verdict::Wanted { connection, replaced: None, .. } = table.take(PEER, proven, now) else { return };
+    assert_eq!(connection.caller, Caller { peer: PEER, socket });
+    table.begin(connection, ());
     assert!(matches!(table.take(PEER, proven, now), Verdict::Repeated { session: Some(()), answer: None }));
-    assert!(table.accept(caller, 1, proven));
-    table.end(caller, None, now);
+    assert!(table.accept(connection, 1, proven));
+    table.end(connection, None, now);
     assert!(table.is_empty() && table.remembered() == 1);
     table.forget_ended(now + Duration::from_secs(10));
     assert_eq!(table.remembered(), 0);

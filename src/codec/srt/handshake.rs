@@ -262,6 +262,11 @@ impl Packet {
         &self.0
     }
 
+    /// The packet as it is now.
+    pub fn into_bytes(self) -> Box<[u8]> {
+        self.0
+    }
+
     /// Sets the socket that it is for.
     pub fn set_destination(&mut self, destination: u32) {
         self.set(DESTINATION, &destination.to_be_bytes());

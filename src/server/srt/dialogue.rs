@@ -101,6 +101,11 @@ impl Dialogue {
         Ok(Self { step, induction, conclusion, caller, limit, deadline: now + limit, send_at: now })
     }
 
+    /// What the origin is asked now.
+    pub const fn step(&self) -> Step {
+        self.step
+    }
+
     /// What to do now.
     pub fn poll(&mut self, now: Instant) -> Next<'_> {
         if now >= self.deadline {

@@ -9,9 +9,12 @@ use std::{
 };
 
 use super::cookie::Cookies;
-use crate::codec::srt::{
-    self,
-    handshake::{Handshake, LEN, OLD_VERSION, Reason, Stage, VERSION},
+use crate::{
+    codec::srt::{
+        self,
+        handshake::{Handshake, LEN, OLD_VERSION, Reason, Stage, VERSION},
+    },
+    metrics::label::Dropped,
 };
 
 /// How long a caller is remembered whose session has ended: as long as callers of libsrt repeat a
@@ -30,6 +33,15 @@ pub struct Caller {
     pub socket: u32,
 }
 
+/// One connection that a socket asks for. The next one of the same socket begins elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Connection {
+    /// Whose it is.
+    pub caller: Caller,
+    /// The sequence number of its first data packet.
+    pub initial_sequence: u32,
+}
+
 /// What to do with a packet.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict<'a, 't, S> {
@@ -46,26 +58,15 @@ pub enum Verdict<'a, 't, S> {
     },
     /// A caller that has proven its address wants a session.
     Wanted {
-        /// The caller.
-        caller: Caller,
+        /// What it asks for.
+        connection: Connection,
         /// What it sent.
         conclusion: Handshake<'a>,
         /// The session that this socket had before, which nobody can reach any more.
         replaced: Option<S>,
     },
-    /// Nothing.
+    /// Nothing, for this reason.
     Drop(Dropped),
-}
-
-/// Why a packet is dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dropped {
-    /// It is not what it should be at this place: too short, or no handshake of a caller.
-    Malformed,
-    /// A conclusion without the cookie that was given to this address.
-    Unproven,
-    /// It belongs to no session.
-    Unknown,
 }
 
 /// The sessions of one worker, by what their packets show.
@@ -76,15 +77,14 @@ pub struct Table<S> {
     callers: HashMap<Caller, Entry<S>>,
     routes: HashMap<Caller, S>,
     /// Callers whose session has ended, in the order in which they are forgotten.
-    ended: VecDeque<(Instant, Caller, u32)>,
+    ended: VecDeque<(Instant, Connection)>,
     /// How many of these are remembered at the most.
     max_ended: usize,
 }
 
 #[derive(Debug)]
 struct Entry<S> {
-    /// With the same address and socket it tells a new connection from a repeated packet.
-    initial_sequence: u32,
+    connection: Connection,
     session: Option<S>,
     answer: Option<Box<[u8]>>,
     /// The origin's socket.
@@ -122,17 +122,15 @@ impl<S: Clone> Table<S> {
             return Verdict::Answer(self.refuse(&conclusion, reason, now));
         }
         self.forget_ended(now);
-        let same = self.callers.get(&caller).map(|entry| entry.initial_sequence == conclusion.initial_sequence);
-        if same == Some(true) {
-            let timestamp = self.timestamp(now);
-            let Some(entry) = self.callers.get(&caller) else { return Verdict::Drop(Dropped::Unknown) };
-            return match (&entry.session, &entry.answer) {
-                (None, None) => Verdict::Answer(conclusion.rejection(Reason::CLOSE, timestamp)),
-                (session, answer) => Verdict::Repeated { session: session.as_ref(), answer: answer.as_deref() },
-            };
+        let connection = Connection { caller, initial_sequence: conclusion.initial_sequence };
+        if self.entry(connection).is_none() {
+            let replaced = self.remove(caller);
+            return Verdict::Wanted { connection, conclusion, replaced };
         }
-        let replaced = self.remove(caller);
-        Verdict::Wanted { caller, conclusion, replaced }
+        match self.entry(connection).map(|entry| (&entry.session, &entry.answer)) {
+            Some((None, None)) | None => Verdict::Answer(self.refuse(&conclusion, Reason::CLOSE, now)),
+            Some((session, answer)) => Verdict::Repeated { session: session.as_ref(), answer: answer.as_deref() },
+        }
     }
 
     /// A refusal of `conclusion`.
@@ -141,16 +139,19 @@ impl<S: Clone> Table<S> {
     }
 
     /// Begins a session for a caller that [wanted](Verdict::Wanted) one.
-    pub fn begin(&mut self, caller: Caller, initial_sequence: u32, session: S) {
-        let entry = Entry { initial_sequence, session: Some(session), answer: None, route: None };
-        self.callers.insert(caller, entry);
+    pub fn begin(&mut self, connection: Connection, session: S) {
+        let entry = Entry { connection, session: Some(session), answer: None, route: None };
+        self.callers.insert(connection.caller, entry);
     }
 
     /// From now on the caller's packets for the origin's socket `route` are its session's, and a
-    /// repeated conclusion gets `answer`. False if another session of this address has that route.
-    pub fn accept(&mut self, caller: Caller, route: u32, answer: &[u8]) -> bool {
-        let key = Caller { peer: caller.peer, socket: route };
-        let Some(entry) = self.callers.get_mut(&caller) else { return false };
+    /// repeated conclusion gets `answer`. False if the session has been replaced, or another one of
+    /// this address has that route.
+    pub fn accept(&mut self, connection: Connection, route: u32, answer: &[u8]) -> bool {
+        let key = Caller { peer: connection.caller.peer, socket: route };
+        let Some(entry) = self.callers.get_mut(&connection.caller).filter(|e| e.connection == connection) else {
+            return false;
+        };
         let Some(session) = entry.session.clone().filter(|_| !self.routes.contains_key(&key)) else { return false };
         self.routes.insert(key, session);
         entry.route = Some(route);
@@ -158,17 +159,18 @@ impl<S: Clone> Table<S> {
         true
     }
 
-    /// Ends a session. A conclusion that is repeated a little later gets `answer` or, without one,
-    /// hears that the connection is closed.
-    pub fn end(&mut self, caller: Caller, answer: Option<&[u8]>, now: Instant) {
-        let Some(entry) = self.callers.get_mut(&caller) else { return };
+    /// Ends a session, unless it has been replaced. A conclusion that is repeated a little later gets
+    /// `answer` or, without one, hears that the connection is closed.
+    pub fn end(&mut self, connection: Connection, answer: Option<&[u8]>, now: Instant) {
+        let Some(entry) = self.callers.get_mut(&connection.caller).filter(|e| e.connection == connection) else {
+            return;
+        };
         entry.session = None;
         entry.answer = answer.map(Into::into);
         if let Some(socket) = entry.route.take() {
-            self.routes.remove(&Caller { peer: caller.peer, socket });
+            self.routes.remove(&Caller { peer: connection.caller.peer, socket });
         }
-        let forget = (now + MEMORY, caller, entry.initial_sequence);
-        self.ended.push_back(forget);
+        self.ended.push_back((now + MEMORY, connection));
         self.forget_ended(now);
     }
 
@@ -189,16 +191,19 @@ impl<S: Clone> Table<S> {
 
     /// Forgets those that ended long enough ago.
     pub fn forget_ended(&mut self, now: Instant) {
-        while let Some(&(until, caller, initial_sequence)) = self.ended.front() {
+        while let Some(&(until, connection)) = self.ended.front() {
             if now < until && self.ended.len() <= self.max_ended {
                 return;
             }
             self.ended.pop_front();
-            let entry = self.callers.get(&caller);
-            if entry.is_some_and(|e| e.session.is_none() && e.initial_sequence == initial_sequence) {
-                self.callers.remove(&caller);
+            if self.entry(connection).is_some_and(|entry| entry.session.is_none()) {
+                self.callers.remove(&connection.caller);
             }
         }
+    }
+
+    fn entry(&self, connection: Connection) -> Option<&Entry<S>> {
+        self.callers.get(&connection.caller).filter(|entry| entry.connection == connection)
     }
 
     fn remove(&mut self, caller: Caller) -> Option<S> {

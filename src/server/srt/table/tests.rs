@@ -39,11 +39,8 @@ impl Node {
 
     fn begin(&mut self, peer: SocketAddr, socket: u32, name: &'static str) -> Vec<u8> {
         let packet = self.conclusion(peer, socket, 7);
-        let Verdict::Wanted { caller, conclusion, replaced: None } = self.take(peer, &packet) else {
-            panic!("not wanted")
-        };
-        let initial_sequence = conclusion.initial_sequence;
-        self.table.begin(caller, initial_sequence, name);
+        let Verdict::Wanted { connection, replaced: None, .. } = self.take(peer, &packet) else { panic!("not wanted") };
+        self.table.begin(connection, name);
         packet
     }
 }
@@ -52,8 +49,9 @@ fn peer(port: u16) -> SocketAddr {
     ([10, 0, 0, 1], port).into()
 }
 
-fn caller(port: u16, socket: u32) -> Caller {
-    Caller { peer: peer(port), socket }
+/// The first connection of a socket.
+fn first(port: u16, socket: u32) -> Connection {
+    Connection { caller: Caller { peer: peer(port), socket }, initial_sequence: 7 }
 }
 
 fn data(destination: u32) -> Vec<u8> {
@@ -90,7 +88,7 @@ fn a_session_is_found_by_the_address_and_the_socket_of_the_origin() {
     let mut node = Node::new();
     node.begin(peer(1), 5, "a");
     assert_eq!(node.take(peer(1), &data(ROUTE)), Verdict::Drop(Dropped::Unknown), "not accepted yet");
-    assert!(node.table.accept(caller(1, 5), ROUTE, ACCEPTED));
+    assert!(node.table.accept(first(1, 5), ROUTE, ACCEPTED));
     assert_eq!(node.take(peer(1), &data(ROUTE)), Verdict::Relay(&"a"));
     assert_eq!(node.take(peer(1), &shutdown(ROUTE, 0)), Verdict::Relay(&"a"));
     assert_eq!(node.take(peer(1), &data(ROUTE + 1)), Verdict::Drop(Dropped::Unknown));
@@ -102,7 +100,7 @@ fn a_repeated_conclusion_begins_no_second_session_and_gets_the_same_answer_again
     let mut node = Node::new();
     let conclusion = node.begin(peer(1), 5, "a");
     assert_eq!(node.take(peer(1), &conclusion), Verdict::Repeated { session: Some(&"a"), answer: None });
-    assert!(node.table.accept(caller(1, 5), ROUTE, ACCEPTED));
+    assert!(node.table.accept(first(1, 5), ROUTE, ACCEPTED));
     let again = Verdict::Repeated { session: Some(&"a"), answer: Some(ACCEPTED) };
     assert_eq!(node.take(peer(1), &conclusion), again);
     assert_eq!(node.table.len(), 1);
@@ -113,9 +111,9 @@ fn two_sockets_of_one_port_are_two_sessions() {
     let mut node = Node::new();
     node.begin(peer(1), 5, "a");
     node.begin(peer(1), 6, "b");
-    assert!(node.table.accept(caller(1, 5), ROUTE, ACCEPTED));
-    assert!(!node.table.accept(caller(1, 6), ROUTE, ACCEPTED), "two origins with one socket id");
-    assert!(node.table.accept(caller(1, 6), ROUTE + 1, ACCEPTED));
+    assert!(node.table.accept(first(1, 5), ROUTE, ACCEPTED));
+    assert!(!node.table.accept(first(1, 6), ROUTE, ACCEPTED), "two origins with one socket id");
+    assert!(node.table.accept(first(1, 6), ROUTE + 1, ACCEPTED));
     assert_eq!(node.take(peer(1), &data(ROUTE)), Verdict::Relay(&"a"));
     assert_eq!(node.take(peer(1), &data(ROUTE + 1)), Verdict::Relay(&"b"));
 }
@@ -124,13 +122,15 @@ fn two_sockets_of_one_port_are_two_sessions() {
 fn a_socket_that_connects_anew_replaces_its_old_session() {
     let mut node = Node::new();
     node.begin(peer(1), 5, "a");
-    assert!(node.table.accept(caller(1, 5), ROUTE, ACCEPTED));
+    assert!(node.table.accept(first(1, 5), ROUTE, ACCEPTED));
     let anew = node.conclusion(peer(1), 5, 8);
-    let Verdict::Wanted { replaced, .. } = node.take(peer(1), &anew) else { panic!("not wanted") };
+    let Verdict::Wanted { connection, replaced, .. } = node.take(peer(1), &anew) else { panic!("not wanted") };
     assert_eq!(replaced, Some("a"));
     assert_eq!(node.take(peer(1), &data(ROUTE)), Verdict::Drop(Dropped::Unknown));
-    node.table.begin(caller(1, 5), 8, "b");
-    assert!(node.table.accept(caller(1, 5), ROUTE, ACCEPTED));
+    node.table.begin(connection, "b");
+    assert!(!node.table.accept(first(1, 5), ROUTE, ACCEPTED), "the old one is too late");
+    assert!(node.table.accept(connection, ROUTE, ACCEPTED));
+    node.table.end(first(1, 5), None, node.now);
     assert_eq!(node.take(peer(1), &data(ROUTE)), Verdict::Relay(&"b"));
 }
 
@@ -138,15 +138,15 @@ fn a_socket_that_connects_anew_replaces_its_old_session() {
 fn a_conclusion_that_arrives_after_the_end_begins_nothing() {
     let mut node = Node::new();
     let conclusion = node.begin(peer(1), 5, "a");
-    assert!(node.table.accept(caller(1, 5), ROUTE, ACCEPTED));
-    node.table.end(caller(1, 5), None, node.now);
+    assert!(node.table.accept(first(1, 5), ROUTE, ACCEPTED));
+    node.table.end(first(1, 5), None, node.now);
     assert_eq!(node.take(peer(1), &data(ROUTE)), Verdict::Drop(Dropped::Unknown));
     let Verdict::Answer(answer) = node.take(peer(1), &conclusion) else { panic!("no answer") };
     assert_eq!(Handshake::parse(&answer).unwrap().stage, Stage::Rejected(Reason::CLOSE));
 
     // A refusal is repeated as it was.
     let conclusion = node.begin(peer(2), 5, "b");
-    node.table.end(caller(2, 5), Some(&answer), node.now);
+    node.table.end(first(2, 5), Some(&answer), node.now);
     let again = Verdict::Repeated { session: None, answer: Some(&answer[..]) };
     assert_eq!(node.take(peer(2), &conclusion), again);
 
@@ -162,13 +162,13 @@ fn those_that_ended_are_few_however_fast_they_come() {
     let mut node = Node::new();
     for port in 1..1000 {
         node.begin(peer(port), 5, "a");
-        node.table.end(caller(port, 5), None, node.now);
+        node.table.end(first(port, 5), None, node.now);
         assert!(node.table.remembered() <= 8);
     }
     // One that connects anew meanwhile is not forgotten with its former self.
     let anew = node.conclusion(peer(999), 5, 8);
-    assert!(matches!(node.take(peer(999), &anew), Verdict::Wanted { .. }));
-    node.table.begin(caller(999, 5), 8, "b");
+    let Verdict::Wanted { connection, .. } = node.take(peer(999), &anew) else { panic!("not wanted") };
+    node.table.begin(connection, "b");
     node.now += MEMORY;
     node.table.forget_ended(node.now);
     assert_eq!((node.table.remembered(), node.table.len()), (1, 1));
@@ -219,7 +219,7 @@ proptest! {
     ) {
         let mut node = Node::new();
         node.begin(peer(1), 5, "a");
-        prop_assert!(node.table.accept(caller(1, 5), ROUTE, ACCEPTED));
+        prop_assert!(node.table.accept(first(1, 5), ROUTE, ACCEPTED));
         let mut packet = [&start[..], &rest].concat();
         if addressed && packet.len() >= 16 {
             packet[12..16].fill(0);
