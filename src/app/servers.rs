@@ -25,6 +25,7 @@ use crate::{
         http, rtmp,
         streams::{self, Pieces, static_files::StaticFiles},
         system::{self, SystemState},
+        webrtc,
     },
     session::Sessions,
     shutdown::Shutdown,
@@ -76,7 +77,7 @@ impl App {
         let hand_over = membership::hand_over(balancer, draining, config.drain.force);
         common.servers.spawn(named("hand-over", shutdown.tasks().track_future(hand_over)));
 
-        common.api(api, config.api.clone());
+        common.api(api, &config);
         let answers = common.exporter(exporter.map(|(listener, _)| listener), config.balancer.kind);
         common.system(system, &config, answers);
         common.streams(http, &config);
@@ -95,9 +96,25 @@ impl Common<'_> {
         self.servers.spawn(named("default backend", heartbeats));
     }
 
-    fn api(&mut self, listener: TcpListener, config: config::Api) {
-        let limits = http::Limits::from(&config);
-        let state = ApiState { balancer: Arc::clone(&self.balancer), client: self.client.clone(), config };
+    fn api(&mut self, listener: TcpListener, config: &Config) {
+        let shutdown = self.shutdown;
+        let webrtc = Arc::new(webrtc::Context {
+            balancer: Arc::clone(&self.balancer),
+            sessions: self.sessions.clone(),
+            vhosts: config.vhosts.clone(),
+            config: config.webrtc.clone(),
+            upstream: config.upstream.clone(),
+            client: self.client.clone(),
+            metrics: self.metrics.clone(),
+            registry: webrtc::registry::Registry::new(&config.webrtc, &self.metrics),
+            media_port: config.webrtc.listen.port,
+            media_ip: config.webrtc.listen.host.as_deref().and_then(|host| host.parse().ok()),
+            draining: shutdown.draining().clone(),
+            closing: shutdown.closing().clone(),
+        });
+        let limits = http::Limits::from(&config.api).with_time_for(webrtc::patience(&config.webrtc, &config.upstream));
+        let (balancer, client) = (Arc::clone(&self.balancer), self.client.clone());
+        let state = ApiState { balancer, client, config: config.api.clone(), webrtc };
         self.serve_answers("http api", Listener::Api, listener, api::router(state), limits);
     }
 

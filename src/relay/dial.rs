@@ -55,7 +55,8 @@ impl Dialer {
         Ok(stream)
     }
 
-    async fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+    /// The addresses of `host`, which may be one itself.
+    pub async fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
         if let Ok(ip) = host.parse() {
             return Ok(vec![ip]);
         }
