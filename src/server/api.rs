@@ -46,7 +46,7 @@ use std::{
 use axum::{
     Router,
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{MethodRouter, get},
@@ -61,10 +61,7 @@ use self::{
     reply::{Answers, Identity, render},
     single::Single,
 };
-use super::{
-    auth, http, openapi, system,
-    webrtc::{self, signalling},
-};
+use super::{auth, http, openapi, system, webrtc::signalling};
 use crate::{
     balancer::{Balancer, Page},
     config::{self, Secret},
@@ -86,8 +83,8 @@ pub struct ApiState {
     pub client: Client,
     /// The settings.
     pub config: config::Api,
-    /// What WebRTC needs.
-    pub webrtc: Arc<webrtc::Context>,
+    /// What is served below [`signalling::OPEN`], which needs no token.
+    pub webrtc: Router,
 }
 
 struct App {
@@ -166,7 +163,7 @@ pub fn router(state: ApiState) -> Router {
         router = router.route(&format!("{path}/"), route.serve());
     }
     router
-        .merge(signalling::router(webrtc))
+        .merge(webrtc.with_state(()))
         .method_not_allowed_fallback(http::wrong_method)
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(Arc::clone(&app), gate))
@@ -197,7 +194,7 @@ async fn gate(State(app): State<Arc<App>>, request: Request, next: Next) -> Resp
 async fn admit(app: &App, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let for_one = if path.starts_with("/api/v1/") { caller::origin(request.uri()) } else { Ok(None) };
-    let open = path.starts_with("/rtc/") || is_versions(path) && matches!(for_one, Ok(None));
+    let open = path.starts_with(signalling::OPEN) || is_versions(path) && matches!(for_one, Ok(None));
     if !open && !auth::permits(app.token.as_ref(), request.headers()) {
         return auth::challenge();
     }

@@ -6,7 +6,6 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use tokio::time::timeout;
 
 use crate::{relay::dial::Dialer, server::throttle::Throttle};
 
@@ -35,13 +34,17 @@ impl Names {
     }
 
     async fn look_up(&self, name: &str) -> Vec<IpAddr> {
-        let error = match timeout(LOOKUP, self.dialer.resolve(name)).await {
-            Ok(Ok(addresses)) => return addresses,
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer within {LOOKUP:?}"),
+        let error = match self.dialer.lookup(name, LOOKUP).await {
+            Ok(addresses) => return addresses,
+            Err(error) => error,
         };
         if let Some(held_back) = self.complaints.admit(&name.to_owned()) {
-            tracing::warn!(name, error, held_back, "PROXY_WEBRTC_CANDIDATE: a name cannot be looked up");
+            tracing::warn!(
+                name,
+                error = error.message(),
+                held_back,
+                "PROXY_WEBRTC_CANDIDATE: a name cannot be looked up"
+            );
         }
         Vec::new()
     }
@@ -53,23 +56,22 @@ pub(super) struct Sources<'a> {
     pub asked_for: Option<&'a str>,
     /// What the configuration names.
     pub configured: Vec<IpAddr>,
-    /// Where media arrive, if that is one address only.
-    pub media_ip: Option<IpAddr>,
+    /// Where media arrive, which may be every address of the machine.
+    pub media: SocketAddr,
     /// The host by which the client has reached the signalling, with or without a port.
     pub host: &'a str,
     /// The address at which the client has reached the signalling.
     pub reached: Option<IpAddr>,
-    /// The port at which media arrive.
-    pub port: u16,
 }
 
 impl Sources<'_> {
     /// The addresses without repeats, the most wanted first. None is unspecified.
     pub(super) fn addresses(self) -> Vec<SocketAddr> {
-        let Self { asked_for, configured, media_ip, host, reached, port } = self;
+        let Self { asked_for, configured, media, host, reached } = self;
+        let port = media.port();
         let asked_for = asked_for.and_then(|text| address(text, port));
-        let media_ip = media_ip.filter(|ip| !ip.is_unspecified());
-        let reached = media_ip.or_else(|| address(host, port).map(|address| address.ip())).or(reached);
+        let only = Some(media.ip()).filter(|ip| !ip.is_unspecified());
+        let reached = only.or_else(|| address(host, port).map(|address| address.ip())).or(reached);
         let others = configured.into_iter().chain(reached).map(|ip| SocketAddr::new(ip, port));
         let mut addresses: Vec<SocketAddr> = Vec::new();
         for address in asked_for.into_iter().chain(others) {
@@ -96,15 +98,8 @@ mod tests {
     use super::*;
 
     fn sources() -> Sources<'static> {
-        let reached = Some([127, 0, 0, 1].into());
-        Sources {
-            asked_for: None,
-            configured: Vec::new(),
-            media_ip: None,
-            host: "proxy.example:80",
-            reached,
-            port: 8000,
-        }
+        let (media, reached) = (([0, 0, 0, 0], 8000).into(), Some([127, 0, 0, 1].into()));
+        Sources { asked_for: None, configured: Vec::new(), media, host: "proxy.example:80", reached }
     }
 
     fn addresses(sources: Sources<'_>) -> Vec<String> {
@@ -125,8 +120,8 @@ mod tests {
         ] {
             assert_eq!(addresses(Sources { host, ..sources() }), [expected], "{host}");
         }
-        let media_ip = Some([192, 0, 2, 9].into());
-        assert_eq!(addresses(Sources { media_ip, host: "192.0.2.1", ..sources() }), ["192.0.2.9:8000"]);
+        let media = ([192, 0, 2, 9], 8000).into();
+        assert_eq!(addresses(Sources { media, host: "192.0.2.1", ..sources() }), ["192.0.2.9:8000"]);
     }
 
     #[test]
@@ -152,7 +147,7 @@ mod tests {
     #[test]
     fn an_address_that_means_all_of_them_is_never_told() {
         let unspecified = || Some(IpAddr::from([0, 0, 0, 0]));
-        let list = Sources { configured: vec![[0; 16].into()], media_ip: unspecified(), ..sources() };
+        let list = Sources { configured: vec![[0; 16].into()], ..sources() };
         assert_eq!(addresses(list), ["127.0.0.1:8000"]);
         assert_eq!(addresses(Sources { reached: unspecified(), ..sources() }), Vec::<String>::new());
     }

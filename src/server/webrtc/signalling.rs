@@ -54,6 +54,9 @@ const MAX_SDP: usize = sdp::MAX_LEN;
 /// The longest one in JSON, which escapes every end of a line.
 const MAX_JSON: usize = 2 * sdp::MAX_LEN;
 
+/// How all paths begin.
+pub const OPEN: &str = "/rtc/";
+
 /// What all requests share.
 struct Signalling {
     context: Arc<Context>,
@@ -67,7 +70,7 @@ pub fn paths() -> Vec<&'static str> {
 }
 
 /// The routes. Who serves them answers browsers that ask what they may do ([`preflight`]).
-pub fn router<S: Clone + Send + Sync + 'static>(context: Arc<Context>) -> Router<S> {
+pub fn router(context: Arc<Context>) -> Router {
     let names = Names::new(context.client.dialer().clone());
     let signalling = Arc::new(Signalling { context, names });
     let mut router = Router::new();
@@ -97,7 +100,8 @@ pub fn router<S: Clone + Send + Sync + 'static>(context: Arc<Context>) -> Router
 /// origin of a session.
 pub fn is_for_this_node(request: &Request) -> bool {
     request.method() == Method::OPTIONS
-        && (request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+        && (!request.uri().path().starts_with(OPEN)
+            || request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
             || !location::is_ours(request.uri().query()))
 }
 

@@ -10,7 +10,7 @@ use axum::{
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
-use tracing::{Instrument, Span, field, info, info_span};
+use tracing::{Instrument, Span, field, info_span};
 
 use super::{
     Signalling, bad_request,
@@ -29,7 +29,10 @@ use crate::{
         attempts::{Attempts, Means, Want},
         http::{self, Reached},
         session_log,
-        webrtc::{candidates::Sources, registry::Opening},
+        webrtc::{
+            candidates::Sources,
+            registry::{self, Opening},
+        },
     },
     session::{Delivery, Session},
 };
@@ -84,11 +87,11 @@ impl Signalling {
         body: Bytes,
         offer: &Offer,
     ) -> Result<Answer> {
-        let context = &self.context;
+        let (context, means) = (&self.context, self.context.means());
         let unreadable = |error: sdp::Error| Error::client(Kind::Protocol, error.to_string());
         let description = Description::parse(&offer.sdp).map_err(unreadable)?;
         let question = Question::new(head, head.uri.query(), body, peer.ip())?;
-        if context.draining.is_cancelled() {
+        if means.draining.is_cancelled() {
             return Err(shutting_down());
         }
         let full = || Error::internal(Kind::Limit, "this node takes no more WebRTC sessions now");
@@ -102,7 +105,7 @@ impl Signalling {
             path: head.uri.path(),
         };
 
-        let session = context.sessions.start(Delivery::Webrtc, peer);
+        let session = means.sessions.start(Delivery::Webrtc, peer);
         session.set_role(offer.intent, offer.stream.clone());
         let span = info_span!(
             "session",
@@ -115,7 +118,7 @@ impl Signalling {
         );
         let taken = tokio::select! {
             taken = asking.search(offer, &session).instrument(span.clone()) => taken,
-            () = context.closing.cancelled() => Err(shutting_down()),
+            () = means.closing.cancelled() => Err(shutting_down()),
         };
         let (Taken { answer, usernames }, lease) =
             taken.inspect_err(|error| span.in_scope(|| session_log::ended(&session, error)))?;
@@ -124,8 +127,10 @@ impl Signalling {
             span.in_scope(|| session_log::ended(&session, &refused));
             return Ok(answer);
         }
-        span.in_scope(|| info!("session started"));
-        context.registry.open(Opening { permit, usernames, lease, session, span });
+        let handle = session.handle();
+        let opening = Opening { permit, usernames, lease, session, span: span.clone() };
+        let opened = context.registry.open(opening).await;
+        opened.inspect_err(|error| span.in_scope(|| session_log::ended(&handle, error)))?;
         Ok(answer)
     }
 
@@ -139,11 +144,10 @@ impl Signalling {
         let asked_for = asked_for.map(|value| percent_decode_str(value).decode_utf8_lossy());
         let sources = Sources {
             asked_for: asked_for.as_deref(),
-            configured: self.names.addresses(&context.config.candidates).await,
-            media_ip: context.media_ip,
+            configured: self.names.addresses(&context.means().config.candidates).await,
+            media: context.media,
             host: host(head),
             reached: head.extensions.get::<Reached>().map(|reached| reached.0.ip()),
-            port: context.media_port,
         };
         let addresses = sources.addresses();
         if addresses.is_empty() {
@@ -158,18 +162,14 @@ impl Asking<'_> {
     /// The answer of the first origin that gives one.
     async fn search(&self, offer: &Offer, session: &Session) -> Result<(Taken, Lease)> {
         let context = &self.signalling.context;
-        let means = Means {
-            balancer: &context.balancer,
-            sessions: &context.sessions,
-            dialer: context.client.dialer(),
-            upstream: &context.upstream,
-        };
+        let registry::Means { balancer, sessions, dialer, upstream, config, .. } = context.means();
+        let means = Means { balancer, sessions, dialer, upstream };
         let want = Want { stream: &offer.stream, protocol: Protocol::Rtc, intent: offer.intent, session: session.id };
         let mut attempts = Attempts::new(means, want);
         loop {
             let lease = attempts.next().await?;
             let origin = &lease.placement().origin;
-            match self.question.ask(&context.client, origin, context.config.answer_timeout).await {
+            match self.question.ask(&context.client, origin, config.answer_timeout).await {
                 Ok(answer) => {
                     let origin = origin.id();
                     Span::current().record("origin", origin.as_str());

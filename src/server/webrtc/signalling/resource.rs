@@ -58,7 +58,7 @@ pub(super) async fn answer(signalling: &Signalling, request: Request) -> Respons
         Err(refusal) => return refusal,
     };
     let context = &signalling.context;
-    let mut answer = match question.ask(&context.client, &origin, context.config.answer_timeout).await {
+    let mut answer = match question.ask(&context.client, &origin, context.means().config.answer_timeout).await {
         Ok(answer) => answer,
         Err(error) => return failed(&error.into()),
     };
@@ -68,7 +68,7 @@ pub(super) async fn answer(signalling: &Signalling, request: Request) -> Respons
             let named =
                 || location::parameter(query, "session").map(|name| percent_decode_str(name).decode_utf8_lossy());
             if let Some(username) = session.or_else(named) {
-                context.registry.close(&username);
+                context.registry.close(&username).await;
             }
         }
         if let Err(error) = signalling.hide_origin(&mut answer, &head).await {
@@ -82,7 +82,7 @@ impl Signalling {
     /// The origin with this tag, or without one that of the stream which the query names.
     async fn origin(&self, tag: Option<&str>, head: &Parts) -> Result<Arc<Origin>, Response> {
         let unavailable = |reason: String| failed(&Error::internal(Kind::Unavailable, reason));
-        let balancer = &self.context.balancer;
+        let balancer = &self.context.means().balancer;
         let late = |_| unavailable(format!("the origins are not known: no answer within {PLACING:?}"));
         let Some(tag) = tag else {
             let query = head.uri.query().unwrap_or_default();
