@@ -14,3 +14,4 @@ pub mod srt;
 pub mod streams;
 pub mod system;
 mod throttle;
+pub mod webrtc;

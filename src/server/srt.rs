@@ -15,7 +15,7 @@ mod session;
 pub mod table;
 mod upstream;
 
-use std::{io, net::UdpSocket, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -76,12 +76,7 @@ struct Shared {
 /// Serves the clients of `sockets`, which share one address, one socket for each worker. After `stop`
 /// is cancelled, no session begins; returns when the last one has ended. Everything that goes on is
 /// known to `tracker`.
-pub async fn serve(sockets: Vec<UdpSocket>, context: Arc<Context>, stop: CancellationToken, tracker: TaskTracker) {
-    let sockets = sockets.into_iter().map(|socket| Socket::new(socket).map(Arc::new)).collect::<io::Result<_>>();
-    let sockets: Vec<_> = match sockets {
-        Ok(sockets) => sockets,
-        Err(error) => return tracing::error!(%error, "the sockets of SRT cannot be used"),
-    };
+pub async fn serve(sockets: Vec<Arc<Socket>>, context: Arc<Context>, stop: CancellationToken, tracker: TaskTracker) {
     let limits = admission::Limits {
         max: context.srt.max_sessions,
         max_per_ip: context.srt.max_sessions_per_ip,

@@ -20,7 +20,7 @@ use super::{
     upstream::{self, Leg},
 };
 use crate::{
-    balancer::{Lease, Reachability},
+    balancer::Lease,
     codec::srt::{
         self,
         handshake::{Handshake, Packet, Reason},
@@ -31,7 +31,7 @@ use crate::{
     relay::udp::{self, Flow, Path, Socket},
     server::{
         admission::Permit,
-        attempts::{Attempts, Means, Want},
+        attempts::{self, Attempts, Means, Want},
         session_log,
     },
     session::{Session, SessionGuard},
@@ -295,9 +295,9 @@ async fn relay(client: &Client, leg: Leg, mut lease: Lease, context: &Context, s
     if !origin_knows {
         let _ = leg.reader.socket().send(&srt::shutdown(leg.socket, timestamp(live)));
     }
-    if (end.side(), end.kind()) == (Side::Origin, Kind::Timeout) {
-        let id = lease.placement().origin.id();
-        context.balancer.report(&id, Reachability::Failed(end.message().to_owned())).await;
+    if end.side() == Side::Origin && !origin_knows {
+        let (Context { balancer, dialer, upstream, .. }, origin) = (context, &lease.placement().origin);
+        attempts::suspect_if_dead(&**balancer, origin, dialer, upstream, &end).await;
     }
     end
 }
