@@ -28,6 +28,12 @@ pub struct Config {
     pub http: Http,
     /// The HTTP API.
     pub api: Api,
+    /// WebRTC.
+    pub webrtc: Webrtc,
+    /// SRT.
+    pub srt: Srt,
+    /// Bytes that a listener's socket keeps in each direction, for each worker thread.
+    pub udp_buffer: usize,
     /// The system API.
     pub system: System,
     /// Where metrics are served besides the system API.
@@ -50,9 +56,6 @@ pub struct Config {
     pub log: Log,
     /// Threads that serve; none means one for each core.
     pub worker_threads: Option<NonZeroUsize>,
-    /// Listeners of protocols that later versions serve; accepted, so that a configuration can be
-    /// shared between versions.
-    pub reserved: Reserved,
 }
 
 /// Where to listen: a port on all addresses, or one address and port.
@@ -149,6 +152,38 @@ pub struct Api {
     pub timeout: Duration,
     /// Connections at once.
     pub max_connections: usize,
+}
+
+/// WebRTC: media by UDP, offers by the HTTP API. All limits are per node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Webrtc {
+    /// Where media arrive.
+    pub listen: Listen,
+    /// Addresses and names under which clients reach it, besides the one that they use already.
+    pub candidates: Vec<String>,
+    /// How long an origin may take to answer an offer.
+    pub answer_timeout: Duration,
+    /// How long a client may send nothing.
+    pub idle_timeout: Duration,
+    /// Sessions at once.
+    pub max_sessions: usize,
+    /// Sessions at once from one address.
+    pub max_sessions_per_ip: usize,
+}
+
+/// SRT. All limits are per node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Srt {
+    /// Where to listen.
+    pub listen: Listen,
+    /// How long an origin may take for each step of the handshake.
+    pub answer_timeout: Duration,
+    /// How long a client may send nothing.
+    pub idle_timeout: Duration,
+    /// Sessions at once.
+    pub max_sessions: usize,
+    /// Sessions at once from one address.
+    pub max_sessions_per_ip: usize,
 }
 
 /// The system API.
@@ -264,15 +299,6 @@ pub struct Log {
     pub filter: String,
     /// How lines are written.
     pub format: LogFormat,
-}
-
-/// Listeners and settings that later versions serve.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reserved {
-    /// WebRTC media.
-    pub webrtc_server: Listen,
-    /// SRT.
-    pub srt_server: Listen,
 }
 
 /// A text that never appears in logs or debug output.

@@ -16,7 +16,8 @@ use axum::http::StatusCode;
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
 
 use self::label::{
-    Call, Class, Direction, Heartbeat, HttpListener, Limit, Listener, Outcome, Place, Playlist, Seen, Table, Upstream,
+    Call, Class, Direction, Dropped, Heartbeat, HttpListener, Limit, Listener, Outcome, Place, Playlist, Seen, Table,
+    UdpListener, Upstream,
 };
 use crate::{balancer::Intent, error::Kind, session::Delivery};
 
@@ -47,6 +48,7 @@ struct Inner {
     reports: Table<(Seen,), Counter>,
     heartbeats: Table<(Heartbeat,), Counter>,
     session_moves: Counter,
+    datagrams_dropped: Table<(UdpListener, (Dropped,)), Counter>,
     http: Http,
 }
 
@@ -72,6 +74,7 @@ impl Default for Inner {
             reports: Table::default(),
             heartbeats: Table::default(),
             session_moves: Counter::default(),
+            datagrams_dropped: Table::default(),
             http: Http::default(),
         }
     }
@@ -91,6 +94,11 @@ impl Metrics {
     /// What the server of HTTP streams counts.
     pub fn http(&self) -> &Http {
         &self.inner.http
+    }
+
+    /// Counts datagrams that were dropped.
+    pub fn dropped(&self, listener: UdpListener, reason: Dropped, datagrams: u64) {
+        self.inner.datagrams_dropped.at((listener, (reason,))).inc_by(datagrams);
     }
 
     /// Counts a heartbeat.
@@ -136,7 +144,7 @@ impl ListenerMetrics {
     /// A listener of another protocol counts none.
     pub fn answered(&self, status: StatusCode, elapsed: Duration) {
         let listener = match self.listener {
-            Listener::Rtmp => return,
+            Listener::Rtmp | Listener::Webrtc | Listener::Srt => return,
             Listener::Streams => HttpListener::Streams,
             Listener::Api => HttpListener::Api,
             Listener::System => HttpListener::System,

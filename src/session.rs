@@ -30,11 +30,17 @@ pub enum Delivery {
     Hls,
     /// MPEG-DASH manifests and segments.
     Dash,
+    /// WebRTC media.
+    Webrtc,
+    /// SRT.
+    Srt,
 }
 
 impl Delivery {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Rtmp, Self::Progressive, Self::Hls, Self::Dash];
+    pub const ALL: [Self; 6] = [Self::Rtmp, Self::Progressive, Self::Hls, Self::Dash, Self::Webrtc, Self::Srt];
+    /// Those that come and go in datagrams.
+    pub const DATAGRAMS: [Self; 2] = [Self::Webrtc, Self::Srt];
 
     /// The word for metrics.
     pub const fn as_str(self) -> &'static str {
@@ -43,6 +49,8 @@ impl Delivery {
             Self::Progressive => "progressive",
             Self::Hls => "hls",
             Self::Dash => "dash",
+            Self::Webrtc => "webrtc",
+            Self::Srt => "srt",
         }
     }
 
@@ -51,6 +59,8 @@ impl Delivery {
         match self {
             Self::Rtmp => Protocol::Rtmp,
             Self::Progressive | Self::Hls | Self::Dash => Protocol::Http,
+            Self::Webrtc => Protocol::Rtc,
+            Self::Srt => Protocol::Srt,
         }
     }
 }
@@ -105,6 +115,8 @@ pub struct Session {
     origin: Mutex<Option<OriginId>>,
     from_client: AtomicU64,
     from_origin: AtomicU64,
+    packets_from_client: AtomicU64,
+    packets_from_origin: AtomicU64,
     end: Mutex<Option<(Side, Kind)>>,
 }
 
@@ -143,6 +155,22 @@ impl Session {
     pub fn set_bytes(&self, from_client: u64, from_origin: u64) {
         self.from_client.store(from_client, Relaxed);
         self.from_origin.store(from_origin, Relaxed);
+    }
+
+    /// Datagrams received from the client and from the origin so far; none where they speak by TCP.
+    pub fn packets(&self) -> (u64, u64) {
+        (self.packets_from_client.load(Relaxed), self.packets_from_origin.load(Relaxed))
+    }
+
+    /// Counts datagrams that came from `side`, and their bytes. One task at a time counts those of a
+    /// side.
+    pub fn count(&self, side: Side, packets: u64, bytes: u64) {
+        let (counted, sum) = match side {
+            Side::Client => (&self.packets_from_client, &self.from_client),
+            Side::Origin | Side::Internal => (&self.packets_from_origin, &self.from_origin),
+        };
+        counted.fetch_add(packets, Relaxed);
+        sum.fetch_add(bytes, Relaxed);
     }
 
     /// Sets why the session ends. One that ends without it counts as complete.
@@ -187,6 +215,10 @@ pub struct Moved {
     pub from_client: u64,
     /// Bytes that came from the origins of those that are counted as started.
     pub from_origin: u64,
+    /// Datagrams that came from the clients of those that are counted as started.
+    pub packets_from_client: u64,
+    /// Datagrams that came from the origins of those that are counted as started.
+    pub packets_from_origin: u64,
 }
 
 impl Moved {
@@ -195,6 +227,9 @@ impl Moved {
         self.started += 1;
         self.from_client += from_client;
         self.from_origin += from_origin;
+        let (from_client, from_origin) = session.packets();
+        self.packets_from_client += from_client;
+        self.packets_from_origin += from_origin;
     }
 }
 
@@ -228,6 +263,8 @@ impl Sessions {
             origin: Mutex::new(None),
             from_client: AtomicU64::new(0),
             from_origin: AtomicU64::new(0),
+            packets_from_client: AtomicU64::new(0),
+            packets_from_origin: AtomicU64::new(0),
             end: Mutex::new(None),
         });
         lock(&self.inner.state).live.insert(session.id, Arc::clone(&session));

@@ -82,9 +82,9 @@ keys! {
         PROXY_HTTP_SERVER: Listen = "18080", value::LISTEN,
             "Where HTTP streams (FLV, TS, HLS, DASH) are played.";
         PROXY_WEBRTC_SERVER: Listen = "18000", value::LISTEN,
-            "Where WebRTC media will arrive, over UDP. This version does not open it.";
+            "Where WebRTC media arrive, over UDP. The offers come to PROXY_HTTP_API.";
         PROXY_SRT_SERVER: Listen = "20080", value::LISTEN,
-            "Where SRT clients will publish and play, over UDP. This version does not open it.";
+            "Where SRT clients publish and play, over UDP.";
         PROXY_SYSTEM_API: Listen = "12025", value::LISTEN,
             "Where origins register themselves and where people and probes look at this node. Keep it inside \
              your own network.";
@@ -137,6 +137,37 @@ keys! {
              named in the answer.";
         PROXY_HTTP_API_MAX_CONNECTIONS: usize = "1024", value::CONNECTIONS,
             "Connections to the HTTP API at once.";
+    }
+    "WebRTC" {
+        PROXY_WEBRTC_CANDIDATE: Vec<String> = "", value::CANDIDATES,
+            "Under which addresses clients reach PROXY_WEBRTC_SERVER, besides the one on which they reached \
+             PROXY_HTTP_API. Needed behind NAT, a load balancer or a proxy that ends TLS.";
+        PROXY_WEBRTC_ANSWER_TIMEOUT: Duration = "10s", value::DURATION,
+            "How long an origin may take to answer an offer.";
+        PROXY_WEBRTC_IDLE_TIMEOUT: Duration = "30s", value::DURATION,
+            "How long a client may send nothing, from its offer on, until its session ends.";
+        PROXY_WEBRTC_MAX_SESSIONS: usize = "20000", value::CONNECTIONS,
+            "WebRTC sessions at once. Each takes one file (socket) of the process, towards the origin.";
+        PROXY_WEBRTC_MAX_SESSIONS_PER_IP: usize = "4096", value::CONNECTIONS,
+            "WebRTC sessions at once from one address.";
+    }
+    "SRT" {
+        PROXY_SRT_ANSWER_TIMEOUT: Duration = "1s", value::DURATION,
+            "How long an origin may take to answer each of the two steps of the handshake. Callers wait 3 s in all \
+             where they are not told otherwise, and a second origin may have to be tried.";
+        PROXY_SRT_IDLE_TIMEOUT: Duration = "10s", value::DURATION,
+            "How long a client may send nothing until its session ends. Clients that have nothing to say send a \
+             sign of life every second.";
+        PROXY_SRT_MAX_SESSIONS: usize = "20000", value::CONNECTIONS,
+            "SRT sessions at once. Each takes one file (socket) of the process, towards the origin.";
+        PROXY_SRT_MAX_SESSIONS_PER_IP: usize = "4096", value::CONNECTIONS,
+            "SRT sessions at once from one address.";
+    }
+    "UDP" {
+        PROXY_UDP_BUFFER: usize = "4194304", value::SOCKET_BUFFER,
+            "Bytes that the system keeps for a listener of WebRTC or SRT until they are read, and until they are \
+             sent, for each worker thread. The system may allow less (net.core.rmem_max, net.core.wmem_max), \
+             which is logged.";
     }
     "Streams" {
         PROXY_VHOSTS: Vhosts = "", value::VHOSTS,

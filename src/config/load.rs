@@ -4,8 +4,9 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use super::{
-    Api, AuthType, Balancer, BalancerType, Config, ConfigError, DefaultBackend, Drain, Http, Listen, Log, Reserved,
-    Rtmp, Secret, System, Upstream, keys,
+    Api, AuthType, Balancer, BalancerType, Config, ConfigError, DefaultBackend, Drain, Http, Listen, Log, Rtmp, Secret,
+    Srt, System, Upstream, Webrtc,
+    keys::{self, Spec},
     sources::{ProcessEnv, Sources, read_dotenv},
 };
 
@@ -53,6 +54,9 @@ impl Sources<'_> {
                 max_connections: self.value(&keys::PROXY_HTTP_API_MAX_CONNECTIONS)?,
             },
             exporter: self.value(&keys::PROXY_EXPORTER_LISTEN)?,
+            webrtc: self.webrtc()?,
+            srt: self.srt()?,
+            udp_buffer: self.value(&keys::PROXY_UDP_BUFFER)?,
             system: System {
                 listen: self.value(&keys::PROXY_SYSTEM_API)?,
                 token,
@@ -83,10 +87,6 @@ impl Sources<'_> {
             drain: self.drain()?,
             log: Log { filter: self.value(&keys::PROXY_LOG_LEVEL)?, format: self.value(&keys::PROXY_LOG_FORMAT)? },
             worker_threads: self.value(&keys::PROXY_WORKER_THREADS)?,
-            reserved: Reserved {
-                webrtc_server: self.value(&keys::PROXY_WEBRTC_SERVER)?,
-                srt_server: self.value(&keys::PROXY_SRT_SERVER)?,
-            },
         };
         config.check_listeners()?;
         if config.balancer.kind == BalancerType::Mesh {
@@ -107,6 +107,27 @@ impl Sources<'_> {
             stream_idle: self.value(&keys::PROXY_HTTP_STREAM_IDLE)?,
             max_connections: self.value(&keys::PROXY_HTTP_MAX_CONNECTIONS)?,
             max_connections_per_ip: self.value(&keys::PROXY_HTTP_MAX_CONNECTIONS_PER_IP)?,
+        })
+    }
+
+    fn webrtc(&self) -> Result<Webrtc, ConfigError> {
+        Ok(Webrtc {
+            listen: self.value(&keys::PROXY_WEBRTC_SERVER)?,
+            candidates: self.value(&keys::PROXY_WEBRTC_CANDIDATE)?,
+            answer_timeout: self.value(&keys::PROXY_WEBRTC_ANSWER_TIMEOUT)?,
+            idle_timeout: self.value(&keys::PROXY_WEBRTC_IDLE_TIMEOUT)?,
+            max_sessions: self.value(&keys::PROXY_WEBRTC_MAX_SESSIONS)?,
+            max_sessions_per_ip: self.value(&keys::PROXY_WEBRTC_MAX_SESSIONS_PER_IP)?,
+        })
+    }
+
+    fn srt(&self) -> Result<Srt, ConfigError> {
+        Ok(Srt {
+            listen: self.value(&keys::PROXY_SRT_SERVER)?,
+            answer_timeout: self.value(&keys::PROXY_SRT_ANSWER_TIMEOUT)?,
+            idle_timeout: self.value(&keys::PROXY_SRT_IDLE_TIMEOUT)?,
+            max_sessions: self.value(&keys::PROXY_SRT_MAX_SESSIONS)?,
+            max_sessions_per_ip: self.value(&keys::PROXY_SRT_MAX_SESSIONS_PER_IP)?,
         })
     }
 
@@ -173,28 +194,38 @@ impl Sources<'_> {
 }
 
 impl Config {
-    /// No two listeners of TCP want one address.
+    /// No two listeners of one transport want one address.
     fn check_listeners(&self) -> Result<(), ConfigError> {
-        let mut listeners = vec![
+        let mut tcp = vec![
             (&keys::PROXY_RTMP_SERVER.spec, &self.rtmp.listen),
             (&keys::PROXY_HTTP_SERVER.spec, &self.http.listen),
             (&keys::PROXY_HTTP_API.spec, &self.api.listen),
             (&keys::PROXY_SYSTEM_API.spec, &self.system.listen),
         ];
-        listeners.extend(self.exporter.iter().map(|listen| (&keys::PROXY_EXPORTER_LISTEN.spec, listen)));
+        tcp.extend(self.exporter.iter().map(|listen| (&keys::PROXY_EXPORTER_LISTEN.spec, listen)));
+        let mut udp = vec![
+            (&keys::PROXY_WEBRTC_SERVER.spec, &self.webrtc.listen),
+            (&keys::PROXY_SRT_SERVER.spec, &self.srt.listen),
+        ];
         if self.balancer.kind == BalancerType::Mesh {
-            listeners.push((&keys::PROXY_MESH_GRPC_LISTEN.spec, &self.mesh.grpc_listen));
+            tcp.push((&keys::PROXY_MESH_GRPC_LISTEN.spec, &self.mesh.grpc_listen));
+            udp.push((&keys::PROXY_MESH_GOSSIP_LISTEN.spec, &self.mesh.gossip_listen));
         }
-        for (n, (spec, listen)) in listeners.iter().enumerate() {
-            if let Some((other, taken)) = listeners[..n].iter().find(|(_, taken)| collide(taken, listen)) {
-                return Err(ConfigError::Together(format!(
-                    "{}={taken} and {}={listen}: expected two different addresses",
-                    other.name, spec.name,
-                )));
-            }
-        }
-        Ok(())
+        check_apart(&tcp)?;
+        check_apart(&udp)
     }
+}
+
+fn check_apart(listeners: &[(&Spec, &Listen)]) -> Result<(), ConfigError> {
+    for (n, (spec, listen)) in listeners.iter().enumerate() {
+        if let Some((other, taken)) = listeners[..n].iter().find(|(_, taken)| collide(taken, listen)) {
+            return Err(ConfigError::Together(format!(
+                "{}={taken} and {}={listen}: expected two different addresses",
+                other.name, spec.name,
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Whether one listener would take the port from the other.
@@ -240,7 +271,7 @@ mod tests {
         assert_eq!(config.vhosts, Vhosts::any());
         assert_eq!(config.worker_threads, None);
         assert_eq!((config.api.listen.port, config.http.listen.port), (11985, 18080));
-        assert_eq!((config.reserved.webrtc_server.port, config.reserved.srt_server.port), (18000, 20080));
+        assert_eq!((config.webrtc.listen.port, config.srt.listen.port), (18000, 20080));
         assert_eq!((config.http.static_files, config.exporter), (None, None));
     }
 

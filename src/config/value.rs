@@ -22,6 +22,8 @@ const MAX_TOKEN: usize = 4096;
 const MIN_KEY: usize = 16;
 /// The longest name of a node or of a cluster, in bytes.
 const MAX_NAME: usize = 128;
+/// The most addresses for WebRTC. Clients try each of them.
+const MAX_CANDIDATES: usize = 16;
 /// The most seeds.
 const MAX_SEEDS: usize = 64;
 /// The longest beginning of Redis keys, in bytes.
@@ -74,6 +76,11 @@ pub const THREADS: Rule<Option<NonZeroUsize>> =
     Rule::new("a whole number from 1 to 1024, or 0 for one per core", |text| {
         whole_number(text, 0, 1024).map(NonZeroUsize::new)
     });
+/// How large the buffer of a socket is, in bytes.
+pub const SOCKET_BUFFER: Rule<usize> = whole_number!(65_536, 1_073_741_824);
+/// Addresses or names under which clients reach this node.
+pub const CANDIDATES: Rule<Vec<String>> =
+    Rule::new("at most 16 IP addresses or host names with commas between them, or empty", candidates);
 /// On or off.
 pub const SWITCH: Rule<bool> = Rule::new("on or off", |text| choice(text, &[("on", true), ("off", false)]));
 /// Whether origins learn the client's address.
@@ -215,6 +222,15 @@ fn host(text: &str) -> Option<String> {
     }
 }
 
+fn candidates(text: &str) -> Option<Vec<String>> {
+    if text.is_empty() {
+        return Some(Vec::new());
+    }
+    let candidates: Vec<_> = text.split(',').map(|name| host(name.trim())).collect::<Option<_>>()?;
+    let unspecified = |name: &String| name.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified());
+    (candidates.len() <= MAX_CANDIDATES && !candidates.iter().any(unspecified)).then_some(candidates)
+}
+
 fn is_name(text: &str) -> bool {
     (1..=MAX_NAME).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
@@ -335,6 +351,14 @@ mod tests {
                 "tcp://:1935",
             ],
         );
+    }
+
+    #[test]
+    fn candidates_are_addresses_or_names_that_a_client_can_reach() {
+        let read = |text| (CANDIDATES.parse)(text);
+        assert_eq!(read(""), Some(vec![]));
+        assert_eq!(read("10.0.0.1, [2001:db8::1],2001:db8::2,lb.example.com").unwrap().len(), 4);
+        refuses(&CANDIDATES, &[",", "10.0.0.1,", "10.0.0.1:8000", "0.0.0.0", "::", "*", "a b", &["a"; 17].join(",")]);
     }
 
     #[test]

@@ -117,7 +117,7 @@ macro_rules! label {
 }
 
 label! {
-    /// A listener that takes TCP connections.
+    /// A listener that takes connections, or sessions by UDP.
     Listener as "listener" {
         /// `PROXY_RTMP_SERVER`.
         Rtmp = "rtmp",
@@ -129,6 +129,36 @@ label! {
         System = "system",
         /// `PROXY_EXPORTER_LISTEN`.
         Exporter = "exporter",
+        /// `PROXY_WEBRTC_SERVER`.
+        Webrtc = "webrtc",
+        /// `PROXY_SRT_SERVER`.
+        Srt = "srt",
+    }
+}
+
+label! {
+    /// A listener that takes datagrams.
+    UdpListener as "listener" {
+        /// `PROXY_WEBRTC_SERVER`.
+        Webrtc = "webrtc",
+        /// `PROXY_SRT_SERVER`.
+        Srt = "srt",
+    }
+}
+
+label! {
+    /// Why a datagram was dropped.
+    Dropped as "reason" {
+        /// It belongs to no session.
+        Unknown = "unknown",
+        /// It breaks its protocol.
+        Malformed = "malformed",
+        /// Nobody has proven yet that he receives at the address that it was for.
+        Unproven = "unproven",
+        /// A limit is reached.
+        Limit = "limit",
+        /// The system did not take it: its buffer is full, or it knows no way.
+        Unsent = "unsent",
     }
 }
 
@@ -179,6 +209,8 @@ label! {
         Rtmp = "rtmp",
         /// A request of HTTP, for a stream or to the API.
         Http = "http",
+        /// The handshake of an SRT session.
+        Srt = "srt",
     }
 }
 
@@ -302,7 +334,7 @@ impl Label for Role {
 
 impl Label for Delivery {
     const NAME: &'static str = "protocol";
-    const VALUES: &'static [&'static str] = &["rtmp", "progressive", "hls", "dash"];
+    const VALUES: &'static [&'static str] = &["rtmp", "progressive", "hls", "dash", "webrtc", "srt"];
 
     fn index(self) -> usize {
         self as usize
@@ -375,7 +407,7 @@ mod tests {
     fn every_set_of_labels_has_a_cell_of_its_own() {
         type Both = (Delivery, (Role, End));
         let mut seen: Vec<Pairs> = (0..Both::COUNT).map(Both::pairs).collect();
-        assert_eq!(seen.len(), 4 * 3 * 25);
+        assert_eq!(seen.len(), 6 * 3 * 25);
         seen.sort();
         seen.dedup();
         assert_eq!(seen.len(), Both::COUNT);

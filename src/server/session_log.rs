@@ -4,13 +4,16 @@ use tracing::{Level, debug, info, warn};
 
 use crate::{
     error::{Error, Kind, Side},
-    session::Session,
+    session::{Delivery, Session},
 };
 
 /// Ordinary ends are quiet; what an operator may have to act on is a warning.
 pub(super) fn ended(session: &Session, error: &Error) {
     session.set_end(error);
     let (from_client, from_origin) = session.bytes();
+    // None where there are no datagrams: then the fields are left out.
+    let datagrams = Delivery::DATAGRAMS.contains(&session.delivery).then(|| session.packets());
+    let (packets_from_client, packets_from_origin) = datagrams.unzip();
     let seconds = session.age().as_secs_f64();
     let level = match (error.side(), error.kind()) {
         // A port scan or a load balancer's probe.
@@ -20,7 +23,7 @@ pub(super) fn ended(session: &Session, error: &Error) {
     };
     macro_rules! end {
         ($log:ident) => {
-            $log!(seconds, from_client, from_origin, side = %error.side(), kind = error.kind().as_str(), reason = error.message(), "session ended")
+            $log!(seconds, from_client, from_origin, packets_from_client, packets_from_origin, side = %error.side(), kind = error.kind().as_str(), reason = error.message(), "session ended")
         };
     }
     match level {

@@ -15,7 +15,7 @@ use crate::{
     },
     metrics::{
         families::{Families, bytes, plain, seconds},
-        label::{Direction, Pairs, Table},
+        label::{Direction, Labels, Pairs, Table},
         process::Process,
     },
     session::{Delivery, Moved, Role},
@@ -86,6 +86,13 @@ fn sessions(found: &Found, out: &mut Families<'_>) -> fmt::Result {
         moved_bytes(moved, &found.metrics.inner.http.pieces),
     )?;
     out.counters(
+        plain(
+            "srs_proxy_session_packets",
+            "Datagrams that came from clients and from origins by WebRTC and SRT, those of running sessions included.",
+        ),
+        moved_packets(moved),
+    )?;
+    out.counters(
         plain("srs_proxy_session_ends", "Sessions that have ended, by the side that ended them and how."),
         found.totals.ends.iter().map(|(labels, n)| (labels, *n)),
     )?;
@@ -114,6 +121,24 @@ fn moved_bytes(
     all.iter().map(|(labels, n)| (labels, *n)).collect()
 }
 
+fn moved_packets(moved: &Table<(Delivery, (Role,)), Moved>) -> Vec<(Pairs, u64)> {
+    let mut all = Vec::new();
+    for delivery in Delivery::DATAGRAMS {
+        for role in Role::ALL {
+            let Moved { packets_from_client, packets_from_origin, .. } = *moved.at((delivery, (role,)));
+            for (direction, packets) in
+                [(Direction::FromClient, packets_from_client), (Direction::FromOrigin, packets_from_origin)]
+            {
+                all.push((
+                    <(Delivery, (Role, (Direction,)))>::pairs((delivery, (role, (direction,))).index()),
+                    packets,
+                ));
+            }
+        }
+    }
+    all
+}
+
 fn clients(found: &Found, out: &mut Families<'_>) -> fmt::Result {
     let counted = &found.metrics.inner;
     out.table(plain("srs_proxy_connections", "Connections of clients that are open."), &counted.connections)?;
@@ -121,6 +146,10 @@ fn clients(found: &Found, out: &mut Families<'_>) -> fmt::Result {
     out.table(
         plain("srs_proxy_connections_refused", "Connections of clients that were refused because a limit was reached."),
         &counted.refused,
+    )?;
+    out.table(
+        plain("srs_proxy_datagrams_dropped", "Datagrams of WebRTC and SRT that were dropped, by the reason."),
+        &counted.datagrams_dropped,
     )?;
     out.table(
         plain("srs_proxy_http_requests", "HTTP requests that were answered, by the class of the status."),
