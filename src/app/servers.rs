@@ -1,6 +1,6 @@
 //! What a node serves and does: every listener with what it needs, each as a task.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
@@ -18,13 +18,14 @@ use crate::{
         label::{Listener, Upstream},
         scrape::Sources,
     },
-    relay::{self, buffer::Pool, dial::Dialer, workers::Workers},
+    relay::{self, buffer::Pool, dial::Dialer, udp::Socket, workers::Workers},
     server::{
         api::{self, ApiState},
         exporter::{self, Exporter},
         http, rtmp,
         streams::{self, Pieces, static_files::StaticFiles},
         system::{self, SystemState},
+        webrtc::{self, registry::Registry, signalling},
     },
     session::Sessions,
     shutdown::Shutdown,
@@ -57,7 +58,23 @@ struct Common<'a> {
 impl App {
     /// Begins to serve.
     pub(super) async fn serve(self, shutdown: &Shutdown) -> Servers {
-        let Self { config, balancer, duties, sessions, metrics, workers, rtmp, http, api, system, exporter, .. } = self;
+        let Self {
+            config,
+            balancer,
+            duties,
+            sessions,
+            metrics,
+            workers,
+            rtmp,
+            http,
+            api,
+            system,
+            exporter,
+            webrtc,
+            webrtc_addr,
+            srt,
+            ..
+        } = self;
         let dialer = Dialer::default();
         let client = origin_client(&config.upstream, dialer.clone(), &metrics);
         let (pool, servers) = (Pool::default(), Servers::new());
@@ -76,7 +93,8 @@ impl App {
         let hand_over = membership::hand_over(balancer, draining, config.drain.force);
         common.servers.spawn(named("hand-over", shutdown.tasks().track_future(hand_over)));
 
-        common.api(api, config.api.clone());
+        let registry = common.webrtc(webrtc, &config);
+        common.api(api, &config, registry, webrtc_addr);
         let answers = common.exporter(exporter.map(|(listener, _)| listener), config.balancer.kind);
         common.system(system, &config, answers);
         common.streams(http, &config);
@@ -95,9 +113,37 @@ impl Common<'_> {
         self.servers.spawn(named("default backend", heartbeats));
     }
 
-    fn api(&mut self, listener: TcpListener, config: config::Api) {
-        let limits = http::Limits::from(&config);
-        let state = ApiState { balancer: Arc::clone(&self.balancer), client: self.client.clone(), config };
+    /// Takes WebRTC media; gives what knows the sessions.
+    fn webrtc(&mut self, sockets: Vec<Arc<Socket>>, config: &Config) -> Registry {
+        let shutdown = self.shutdown;
+        let registry = Registry::new(webrtc::registry::Means {
+            balancer: Arc::clone(&self.balancer),
+            sessions: self.sessions.clone(),
+            dialer: self.dialer.clone(),
+            workers: Arc::clone(&self.workers),
+            sockets,
+            config: config.webrtc.clone(),
+            upstream: config.upstream.clone(),
+            metrics: self.metrics.clone(),
+            tracker: shutdown.tasks().clone(),
+            draining: shutdown.draining().clone(),
+            closing: shutdown.closing().clone(),
+        });
+        // Sessions need it to the end.
+        self.servers.spawn(named("webrtc", webrtc::media::serve(registry.clone(), shutdown.done().clone())));
+        registry
+    }
+
+    fn api(&mut self, listener: TcpListener, config: &Config, registry: Registry, media: SocketAddr) {
+        let (balancer, client) = (Arc::clone(&self.balancer), self.client.clone());
+        let limits = http::Limits::from(&config.api).with_time_for(webrtc::patience(&config.webrtc, &config.upstream));
+        let webrtc = signalling::router(Arc::new(webrtc::Context {
+            registry,
+            vhosts: config.vhosts.clone(),
+            client: client.clone(),
+            media,
+        }));
+        let state = ApiState { balancer, client, config: config.api.clone(), webrtc };
         self.serve_answers("http api", Listener::Api, listener, api::router(state), limits);
     }
 
