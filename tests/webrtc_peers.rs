@@ -53,16 +53,21 @@ fn a_session_ends_by_delete_and_only_with_its_token() {
 }
 
 #[test]
-fn a_client_that_moves_or_falls_silent_is_seen_to_do_so() {
+fn clients_that_move_go_on_and_one_that_falls_silent_does_not() {
     let origin = Origin::start();
     let publisher = Client::publish(origin.http(), "live/stream");
     origin.wait_until_published("live/stream");
+    let player = Client::play(origin.http(), "live/stream");
+    player.wait_for_pictures(10);
     let source = || origin.publisher("live/stream").expect("a publisher").source;
     let before = source();
     assert_eq!(before, publisher.local());
     publisher.move_to_another_port();
     wait_for("the origin sees the new address", LIMIT, || source() == publisher.local());
     assert_ne!(source(), before);
+    player.move_to_another_port();
+    player.wait_for_more();
+    player.received().assert_in_order();
     publisher.fall_silent();
     let (mut packets, mut turns) = (0, 0);
     wait_for("packets stop", LIMIT, || {

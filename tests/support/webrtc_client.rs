@@ -78,6 +78,7 @@ pub struct Client {
 
 enum Command {
     Move,
+    SendThrough(SocketAddr),
     FallSilent,
 }
 
@@ -161,6 +162,11 @@ impl Client {
         let before = self.local();
         self.commands.send(Command::Move).unwrap();
         wait_for("the client has moved", LIMIT, || self.local() != before);
+    }
+
+    /// Sends to this address from now on, without knowing: as after a load balancer's change of mind.
+    pub fn send_through(&self, address: SocketAddr) {
+        self.commands.send(Command::SendThrough(address)).unwrap();
     }
 
     /// Sends nothing from now on.
@@ -273,6 +279,9 @@ struct Running {
     socket: UdpSocket,
     /// Where it sends from, as far as ICE knows: a NAT's other side is not seen from here.
     local: SocketAddr,
+    /// Where it sends to, as far as ICE knows, and where its datagrams really go if that is not it.
+    remote: Option<SocketAddr>,
+    through: Option<SocketAddr>,
     orders: Receiver<Command>,
     state: Arc<Mutex<State>>,
     mids: Vec<(MediaKind, Mid)>,
@@ -299,7 +308,7 @@ impl Running {
         socket.set_read_timeout(Some(TURN)).unwrap();
         let local = socket.local_addr().unwrap();
         let publishing = direction.is_sending().then_some(Publishing { start: None, pictures: 0, sounds: 0 });
-        Self { peer, socket, local, orders, state, mids, silent: false, publishing }
+        Self { peer, socket, local, remote: None, through: None, orders, state, mids, silent: false, publishing }
     }
 
     fn run(mut self) {
@@ -307,11 +316,13 @@ impl Running {
         loop {
             match self.orders.try_recv() {
                 Ok(Command::Move) => self.move_to_another_port(),
+                Ok(Command::SendThrough(address)) => self.through = Some(address),
                 Ok(Command::FallSilent) => self.silent = true,
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => break,
             }
-            let received = receive(&self.socket, self.local, &mut buffer);
+            let source = self.through.and(self.remote);
+            let received = receive(&self.socket, self.local, source, &mut buffer);
             if let Some((_, datagram)) = received.filter(|_| !self.silent) {
                 self.peer.input(datagram);
                 self.act();
@@ -335,7 +346,8 @@ impl Running {
         let events = self.peer.drain(&mut |to, datagram| {
             if !self.silent {
                 // Whoever is gone does not receive; that is no failure of this end.
-                let _ = self.socket.send_to(datagram, to);
+                let _ = self.socket.send_to(datagram, self.through.unwrap_or(to));
+                self.remote = Some(to);
             }
         });
         let mut state = self.state.lock().unwrap();

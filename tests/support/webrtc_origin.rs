@@ -244,7 +244,7 @@ impl Shared {
         let mut buffer = vec![0; 2_000];
         while !self.stopped() {
             self.thawed();
-            let received = receive(socket, self.media, &mut buffer);
+            let received = receive(socket, self.media, None, &mut buffer);
             let mut state = self.lock();
             if let Some((source, datagram)) = received {
                 state.receive(source, datagram, socket);

@@ -23,6 +23,7 @@ const CHECK: Duration = Duration::from_millis(500);
 /// [`Self::drain`].
 pub struct Peer {
     pub rtc: Rtc,
+    connected: bool,
     due: Instant,
 }
 
@@ -45,7 +46,7 @@ pub fn config() -> RtcConfig {
 
 impl Peer {
     pub fn new(rtc: Rtc) -> Self {
-        Self { rtc, due: Instant::now() }
+        Self { rtc, connected: false, due: Instant::now() }
     }
 
     /// Whether the datagram is meant for this end.
@@ -77,10 +78,18 @@ impl Peer {
                     break;
                 }
                 Ok(Output::Transmit(datagram)) => send(datagram.destination, &datagram.contents),
-                Ok(Output::Event(Event::IceConnectionStateChange(IceConnectionState::Disconnected))) | Err(_) => {
-                    self.rtc.disconnect();
+                Ok(Output::Event(Event::IceConnectionStateChange(IceConnectionState::Disconnected))) => {
+                    // Before the first check of the other end it only means that the candidates told so
+                    // far do not fit, as with addresses of two families.
+                    if self.connected {
+                        self.rtc.disconnect();
+                    }
                 }
-                Ok(Output::Event(event)) => events.push(event),
+                Ok(Output::Event(event)) => {
+                    self.connected |= event == Event::Connected;
+                    events.push(event);
+                }
+                Err(_) => self.rtc.disconnect(),
             }
         }
         events
@@ -93,13 +102,16 @@ impl Peer {
     }
 }
 
-/// A datagram from the socket and its source, if one comes before the socket's read timeout.
+/// A datagram from the socket and its source, if one comes before the socket's read timeout. If
+/// `seen_as` is given, the datagram says that it comes from there.
 pub fn receive<'a>(
     socket: &UdpSocket,
     destination: SocketAddr,
+    seen_as: Option<SocketAddr>,
     buffer: &'a mut [u8],
 ) -> Option<(SocketAddr, Input<'a>)> {
     let (length, source) = socket.recv_from(buffer).ok()?;
-    let datagram = Receive::new(Protocol::Udp, source, destination, &buffer[..length]).ok()?;
+    let said = seen_as.unwrap_or(source);
+    let datagram = Receive::new(Protocol::Udp, said, destination, &buffer[..length]).ok()?;
     Some((source, Input::Receive(Instant::now(), datagram)))
 }
