@@ -6,6 +6,7 @@
 // Each test binary uses its own part of this.
 #![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod browser;
 pub mod dnsmasq;
 pub mod ffmpeg;
 pub mod gstreamer;
@@ -23,6 +24,7 @@ pub mod recorder;
 pub mod redis;
 pub mod redis_nodes;
 pub mod rtmpdump;
+pub mod srt;
 pub mod wait;
 
 pub use nginx::Nginx;
