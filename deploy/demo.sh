@@ -129,6 +129,7 @@ EOF
 start_node() {
     start "$1" env --chdir="$work" PROXY_RTMP_SERVER=127.0.0.1:0 PROXY_HTTP_SERVER=127.0.0.1:0 \
         PROXY_HTTP_API=127.0.0.1:0 PROXY_SYSTEM_API=127.0.0.1:0 \
+        PROXY_WEBRTC_SERVER=127.0.0.1:0 PROXY_SRT_SERVER=127.0.0.1:0 \
         PROXY_LOAD_BALANCER_TYPE=mesh PROXY_MESH_NODE_ID="$1" PROXY_MESH_SEEDS="$2" PROXY_MESH_KEY="$key" \
         PROXY_MESH_GOSSIP_LISTEN="127.0.0.1:${gossip_ports[$1]}" \
         PROXY_MESH_GRPC_LISTEN="127.0.0.1:${grpc_ports[$1]}" "$proxy"

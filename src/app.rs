@@ -18,10 +18,13 @@ use crate::{
         mesh,
         redis::{RedisBalancer, RedisStartError},
     },
-    config::{BalancerType, Config, keys},
+    config::{
+        BalancerType, Config, Listen,
+        keys::{self, Spec},
+    },
     metrics::{Metrics, balancer::Measured},
     net::{self, ListenError},
-    relay::workers::Workers,
+    relay::{udp::Socket, workers::Workers},
     session::Sessions,
     shutdown::{Outcome, Phase, Shutdown},
 };
@@ -65,6 +68,10 @@ pub struct App {
     api_addr: SocketAddr,
     system: TcpListener,
     system_addr: SocketAddr,
+    webrtc: Vec<Arc<Socket>>,
+    webrtc_addr: SocketAddr,
+    srt: Vec<Arc<Socket>>,
+    srt_addr: SocketAddr,
     exporter: Option<(TcpListener, SocketAddr)>,
 }
 
@@ -81,6 +88,10 @@ impl App {
         let http = net::listen(&config.http.listen, &keys::PROXY_HTTP_SERVER.spec).await?;
         let api = net::listen(&config.api.listen, &keys::PROXY_HTTP_API.spec).await?;
         let system = net::listen(&config.system.listen, &keys::PROXY_SYSTEM_API.spec).await?;
+        let workers = Workers::start(config.worker_threads.map(NonZeroUsize::get)).map_err(StartError::Workers)?;
+        let (webrtc, webrtc_addr) =
+            datagrams(&config.webrtc.listen, &keys::PROXY_WEBRTC_SERVER.spec, &config, &workers).await?;
+        let (srt, srt_addr) = datagrams(&config.srt.listen, &keys::PROXY_SRT_SERVER.spec, &config, &workers).await?;
         let exporter = match &config.exporter {
             Some(listen) => {
                 let listener = net::listen(listen, &keys::PROXY_EXPORTER_LISTEN.spec).await?;
@@ -91,7 +102,6 @@ impl App {
         };
         let metrics = Metrics::default();
         let balancer: Arc<dyn Balancer> = Arc::new(Measured::new(balancer, metrics.clone()));
-        let workers = Workers::start(config.worker_threads.map(NonZeroUsize::get)).map_err(StartError::Workers)?;
         Ok(Self {
             balancer,
             duties: None,
@@ -107,6 +117,10 @@ impl App {
             http,
             api,
             system,
+            webrtc,
+            webrtc_addr,
+            srt,
+            srt_addr,
             config,
         })
     }
@@ -126,6 +140,16 @@ impl App {
         self.api_addr
     }
 
+    /// Where WebRTC media arrive.
+    pub fn webrtc_addr(&self) -> SocketAddr {
+        self.webrtc_addr
+    }
+
+    /// Where SRT clients are taken.
+    pub fn srt_addr(&self) -> SocketAddr {
+        self.srt_addr
+    }
+
     /// Where the system API answers.
     pub fn system_addr(&self) -> SocketAddr {
         self.system_addr
@@ -140,6 +164,7 @@ impl App {
     pub async fn run(self, shutdown: Shutdown) -> Outcome {
         let sessions = self.sessions.clone();
         let (rtmp_addr, http_addr, api_addr) = (self.rtmp_addr, self.http_addr, self.api_addr);
+        let (webrtc_addr, srt_addr) = (self.webrtc_addr, self.srt_addr);
         let (system_addr, exporter_addr) = (self.system_addr, self.exporter_addr());
         let kind = self.config.balancer.kind;
         let balancer = Arc::clone(&self.balancer);
@@ -151,6 +176,8 @@ impl App {
             rtmp = %rtmp_addr,
             http = %http_addr,
             http_api = %api_addr,
+            webrtc = %webrtc_addr,
+            srt = %srt_addr,
             system_api = %system_addr,
             exporter = exporter_addr.map(tracing::field::display),
             "listening"
@@ -180,6 +207,20 @@ impl App {
         tokio::join!(last_answers, leave);
         outcome
     }
+}
+
+/// Binds a listener of datagrams: a socket for each worker.
+async fn datagrams(
+    listen: &Listen,
+    setting: &Spec,
+    config: &Config,
+    workers: &Workers,
+) -> Result<(Vec<Arc<Socket>>, SocketAddr), StartError> {
+    let sockets = net::listen_udp_group(listen, setting, config.udp_buffer, workers.count()).await?;
+    let first = sockets.first().ok_or_else(|| StartError::Address(io::ErrorKind::NotFound.into()))?;
+    let address = first.local_addr().map_err(StartError::Address)?;
+    let sockets = sockets.into_iter().map(|socket| Socket::new(socket).map(Arc::new)).collect::<io::Result<_>>();
+    Ok((sockets.map_err(StartError::Address)?, address))
 }
 
 /// The balancer that the configuration names, and what it does by itself, if anything.
@@ -242,10 +283,17 @@ mod tests {
         load(Sources { flags: &none, env: &env, dotenv: &none }).unwrap().config
     }
 
+    const LOCAL: [(&str, &str); 6] = [
+        ("PROXY_RTMP_SERVER", "127.0.0.1:0"),
+        ("PROXY_HTTP_SERVER", "127.0.0.1:0"),
+        ("PROXY_HTTP_API", "127.0.0.1:0"),
+        ("PROXY_SYSTEM_API", "127.0.0.1:0"),
+        ("PROXY_WEBRTC_SERVER", "127.0.0.1:0"),
+        ("PROXY_SRT_SERVER", "127.0.0.1:0"),
+    ];
+
     async fn app(settings: &[(&str, &str)]) -> App {
-        let listeners = ["PROXY_RTMP_SERVER", "PROXY_HTTP_SERVER", "PROXY_HTTP_API", "PROXY_SYSTEM_API"];
-        let local = listeners.map(|name| (name, "127.0.0.1:0"));
-        App::build(config(&[&local, settings].concat())).await.unwrap()
+        App::build(config(&[&LOCAL, settings].concat())).await.unwrap()
     }
 
     #[tokio::test]
@@ -254,14 +302,9 @@ mod tests {
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (taken_at, free_at) = (taken.local_addr().unwrap(), free.local_addr().unwrap());
         drop(free);
-        let settings = [
-            ("PROXY_RTMP_SERVER", free_at.to_string()),
-            ("PROXY_HTTP_SERVER", "127.0.0.1:0".into()),
-            ("PROXY_HTTP_API", "127.0.0.1:0".into()),
-            ("PROXY_SYSTEM_API", taken_at.to_string()),
-        ];
-        let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let error = App::build(config(&settings)).await.map(|app| app.rtmp_addr()).unwrap_err();
+        let (taken_at, free_at) = (taken_at.to_string(), free_at.to_string());
+        let settings = [("PROXY_RTMP_SERVER", free_at.as_str()), ("PROXY_SYSTEM_API", taken_at.as_str())];
+        let error = App::build(config(&[&LOCAL[..], &settings].concat())).await.map(|app| app.rtmp_addr()).unwrap_err();
         assert!(error.to_string().starts_with("PROXY_SYSTEM_API: cannot listen on"), "{error}");
         assert!(TcpListener::bind(free_at).await.is_ok());
     }

@@ -2,3 +2,5 @@
 
 pub mod m3u8;
 pub mod rtmp;
+pub mod sdp;
+pub mod stun;

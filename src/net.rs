@@ -69,11 +69,39 @@ pub async fn listen_udp(listen: &Listen, setting: &Spec, buffer: usize) -> Resul
     socket.and_then(|socket| UdpSocket::from_std(socket.into())).map_err(|source| refused(listen, setting, source))
 }
 
+/// Opens `count` UDP sockets on one address, among which the system spreads the clients, with buffers
+/// of `buffer` bytes in each direction as far as the system lets it. A client stays with its socket.
+pub async fn listen_udp_group(
+    listen: &Listen,
+    setting: &Spec,
+    buffer: usize,
+    count: usize,
+) -> Result<Vec<std::net::UdpSocket>, ListenError> {
+    let sockets = bind(listen, |address| open_udp_group(address, buffer, count)).await;
+    let sockets = sockets.map_err(|source| refused(listen, setting, source))?;
+    if let Some(granted) = sockets.first().and_then(|socket| granted(socket).ok()).filter(|granted| *granted < buffer) {
+        warn!(
+            setting = setting.name,
+            wanted = buffer,
+            granted,
+            "the system allows a smaller socket buffer than PROXY_UDP_BUFFER: bursts may lose datagrams; raise \
+             net.core.rmem_max and net.core.wmem_max"
+        );
+    }
+    Ok(sockets.into_iter().map(Into::into).collect())
+}
+
+/// The smaller of a socket's buffers. Linux tells twice of what may be used.
+fn granted(socket: &Socket) -> io::Result<usize> {
+    let told = socket.recv_buffer_size()?.min(socket.send_buffer_size()?);
+    Ok(if cfg!(target_os = "linux") { told / 2 } else { told })
+}
+
 fn refused(listen: &Listen, setting: &Spec, source: io::Error) -> ListenError {
     ListenError { setting: setting.name, address: listen.to_string(), source }
 }
 
-async fn bind(listen: &Listen, open: impl Fn(SocketAddr) -> io::Result<Socket>) -> io::Result<Socket> {
+async fn bind<S>(listen: &Listen, open: impl Fn(SocketAddr) -> io::Result<S>) -> io::Result<S> {
     match &listen.host {
         None => on_all_addresses(listen.port, open),
         Some(host) => on_host(host, listen.port, open).await,
@@ -119,7 +147,7 @@ fn on_all_addresses<S>(port: u16, open: impl Fn(SocketAddr) -> io::Result<S>) ->
 }
 
 /// The first address of the host that can be had, IPv4 first, as in the Go proxy.
-async fn on_host(host: &str, port: u16, open: impl Fn(SocketAddr) -> io::Result<Socket>) -> io::Result<Socket> {
+async fn on_host<S>(host: &str, port: u16, open: impl Fn(SocketAddr) -> io::Result<S>) -> io::Result<S> {
     let resolved = timeout(RESOLVE_TIMEOUT, lookup_host((host, port))).await.map_err(|_| {
         io::Error::new(ErrorKind::TimedOut, format!("the name did not resolve within {RESOLVE_TIMEOUT:?}"))
     })??;
@@ -149,6 +177,27 @@ fn open(address: SocketAddr) -> io::Result<Socket> {
 }
 
 fn open_udp(address: SocketAddr, buffer: usize) -> io::Result<Socket> {
+    let socket = unbound_udp(address, buffer)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn open_udp_group(address: SocketAddr, buffer: usize, count: usize) -> io::Result<Vec<Socket>> {
+    // Alone first: a socket that shares its address would share it with another process, too, which
+    // would then get a part of our clients.
+    let alone = open_udp(address, buffer)?;
+    let address = alone.local_addr()?;
+    drop(alone);
+    let shared = |_| {
+        let socket = unbound_udp(address.as_socket().unwrap_or((Ipv6Addr::UNSPECIFIED, 0).into()), buffer)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&address)?;
+        Ok(socket)
+    };
+    (0..count.max(1)).map(shared).collect()
+}
+
+fn unbound_udp(address: SocketAddr, buffer: usize) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if let SocketAddr::V6(v6) = address {
         socket.set_only_v6(!v6.ip().is_unspecified())?;
@@ -157,7 +206,6 @@ fn open_udp(address: SocketAddr, buffer: usize) -> io::Result<Socket> {
     socket.set_recv_buffer_size(buffer)?;
     socket.set_send_buffer_size(buffer)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
     Ok(socket)
 }
 
@@ -201,6 +249,21 @@ mod tests {
         // Taken by IPv4 alone is taken: half of the clients would reach somebody else.
         let error = listen_on(None, port).await.unwrap_err();
         assert_eq!(error.source.kind(), ErrorKind::AddrInUse);
+    }
+
+    async fn listen_group(port: u16, count: usize) -> Result<Vec<std::net::UdpSocket>, ListenError> {
+        let listen = Listen { host: Some("127.0.0.1".into()), port };
+        listen_udp_group(&listen, &crate::config::keys::PROXY_SRT_SERVER.spec, 65_536, count).await
+    }
+
+    #[tokio::test]
+    async fn a_group_of_udp_sockets_has_one_address_and_shares_it_with_no_other() {
+        let group = listen_group(0, 3).await.unwrap();
+        let address = group[0].local_addr().unwrap();
+        assert!(group.iter().all(|socket| socket.local_addr().unwrap() == address));
+        let error = listen_group(address.port(), 3).await.unwrap_err();
+        assert_eq!(error.source.kind(), ErrorKind::AddrInUse, "{error}");
+        assert!(error.to_string().starts_with("PROXY_SRT_SERVER: "), "{error}");
     }
 
     #[tokio::test]

@@ -5,4 +5,5 @@ pub mod buffer;
 pub mod dial;
 pub mod http;
 pub mod tcp;
+pub mod udp;
 pub mod workers;

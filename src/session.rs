@@ -317,6 +317,13 @@ impl Sessions {
     }
 }
 
+impl SessionGuard {
+    /// The session, for those who count what it moves. It stays in the list for as long as the guard.
+    pub fn handle(&self) -> Arc<Session> {
+        Arc::clone(&self.session)
+    }
+}
+
 impl std::ops::Deref for SessionGuard {
     type Target = Session;
 

@@ -135,8 +135,8 @@ fn the_shipped_env_file_equals_the_defaults() {
 #[test]
 fn the_shipped_env_file_with_every_line_taken_in_is_accepted() {
     let shipped = env_file::render().replace("\n#PROXY_", "\nPROXY_");
-    let ports =
-        "PROXY_RTMP_SERVER=0\nPROXY_HTTP_SERVER=0\nPROXY_HTTP_API=0\nPROXY_SYSTEM_API=0\nPROXY_LOG_FORMAT=json\n";
+    let ports = "PROXY_RTMP_SERVER=0\nPROXY_HTTP_SERVER=0\nPROXY_HTTP_API=0\nPROXY_SYSTEM_API=0\n\
+        PROXY_WEBRTC_SERVER=0\nPROXY_SRT_SERVER=0\nPROXY_LOG_FORMAT=json\n";
     let mut proxy = binary().dotenv(&format!("{ports}{shipped}")).start();
     proxy.listening();
 }

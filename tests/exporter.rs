@@ -64,8 +64,9 @@ struct Node {
 
 fn config(settings: &[(&str, &str)]) -> Config {
     let none = BTreeMap::new();
-    let listeners = ["RTMP_SERVER", "HTTP_SERVER", "HTTP_API", "SYSTEM_API", "EXPORTER_LISTEN"]
-        .map(|name| (format!("PROXY_{name}"), "127.0.0.1:0".to_owned()));
+    let listeners =
+        ["RTMP_SERVER", "HTTP_SERVER", "HTTP_API", "SYSTEM_API", "EXPORTER_LISTEN", "WEBRTC_SERVER", "SRT_SERVER"]
+            .map(|name| (format!("PROXY_{name}"), "127.0.0.1:0".to_owned()));
     let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     let env: BTreeMap<_, _> = listeners.into_iter().chain(settings).collect();
     load(Sources { flags: &none, env: &env, dotenv: &none }).unwrap().config

@@ -15,7 +15,7 @@ use binary::{on_free_ports, script};
 fn the_documented_command_line_starts_a_node() {
     let mut proxy = script(
         "exec env PROXY_RTMP_SERVER=0 PROXY_HTTP_SERVER=0 PROXY_HTTP_API=0 PROXY_SYSTEM_API=0 \
-         PROXY_LOAD_BALANCER_TYPE=memory ./srs-proxy",
+         PROXY_WEBRTC_SERVER=0 PROXY_SRT_SERVER=0 PROXY_LOAD_BALANCER_TYPE=memory ./srs-proxy",
     )
     .start();
     let line = proxy.line("listening");
@@ -58,10 +58,17 @@ fn the_default_backend_is_registered_and_shown() {
 
 #[test]
 fn a_port_in_use_is_told_and_nothing_is_served() {
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap().to_string();
-    for name in ["PROXY_RTMP_SERVER", "PROXY_HTTP_SERVER", "PROXY_HTTP_API", "PROXY_SYSTEM_API"] {
-        let ended = on_free_ports().env(name, &address).run();
+    let taken = (TcpListener::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+    let (tcp, udp) = (taken.0.local_addr().unwrap().to_string(), taken.1.local_addr().unwrap().to_string());
+    for (name, address) in [
+        ("PROXY_RTMP_SERVER", &tcp),
+        ("PROXY_HTTP_SERVER", &tcp),
+        ("PROXY_HTTP_API", &tcp),
+        ("PROXY_SYSTEM_API", &tcp),
+        ("PROXY_WEBRTC_SERVER", &udp),
+        ("PROXY_SRT_SERVER", &udp),
+    ] {
+        let ended = on_free_ports().env(name, address).run();
         assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
         let told = format!(
             "cannot start: {name}: cannot listen on {address}: in use by another process: stop it or set {name} to \
@@ -89,10 +96,11 @@ fn either_signal_ends_an_idle_node_at_once_and_cleanly() {
 #[test]
 fn the_limit_on_open_files_is_raised_as_far_as_it_goes() {
     let limited = "ulimit -Sn 256; ulimit -Hn 4096; exec env PROXY_RTMP_SERVER=127.0.0.1:0 \
-                   PROXY_HTTP_SERVER=127.0.0.1:0 PROXY_HTTP_API=127.0.0.1:0 PROXY_SYSTEM_API=127.0.0.1:0 PROXY_LOG_FORMAT=json ./srs-proxy";
+                   PROXY_HTTP_SERVER=127.0.0.1:0 PROXY_HTTP_API=127.0.0.1:0 PROXY_SYSTEM_API=127.0.0.1:0 \
+                   PROXY_WEBRTC_SERVER=127.0.0.1:0 PROXY_SRT_SERVER=127.0.0.1:0 PROXY_LOG_FORMAT=json ./srs-proxy";
     let mut proxy = script(limited).start();
     let warned = proxy.event("the limit on open files");
-    assert_eq!((&warned["limit"], &warned["needed"]), (&4096.into(), &82_112.into()));
+    assert_eq!((&warned["limit"], &warned["needed"]), (&4096.into(), &122_112.into()));
     proxy.listening();
     let limits = fs::read_to_string(format!("/proc/{}/limits", proxy.pid())).unwrap();
     let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
@@ -103,6 +111,7 @@ fn the_limit_on_open_files_is_raised_as_far_as_it_goes() {
 fn a_limit_on_open_files_that_suffices_is_not_warned_about() {
     let few = ["RTMP", "HTTP", "HTTP_API", "SYSTEM_API"];
     let start = few.iter().fold(on_free_ports(), |s, of| s.env(&format!("PROXY_{of}_MAX_CONNECTIONS"), "8"));
+    let start = ["WEBRTC", "SRT"].iter().fold(start, |s, of| s.env(&format!("PROXY_{of}_MAX_SESSIONS"), "8"));
     let mut proxy = start.start();
     proxy.listening();
     assert!(!proxy.said().iter().any(|line| line.contains("open files")), "{:#?}", proxy.said());

@@ -31,8 +31,15 @@ use tokio_util::sync::CancellationToken;
 
 fn config(settings: &[(&str, &str)]) -> Config {
     let none = BTreeMap::new();
-    let local = ["PROXY_RTMP_SERVER", "PROXY_HTTP_SERVER", "PROXY_HTTP_API", "PROXY_SYSTEM_API"]
-        .map(|name| (name, "127.0.0.1:0"));
+    let local = [
+        "PROXY_RTMP_SERVER",
+        "PROXY_HTTP_SERVER",
+        "PROXY_HTTP_API",
+        "PROXY_SYSTEM_API",
+        "PROXY_WEBRTC_SERVER",
+        "PROXY_SRT_SERVER",
+    ]
+    .map(|name| (name, "127.0.0.1:0"));
     let env: BTreeMap<String, String> =
         [&local, settings].concat().iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
     load(Sources { flags: &none, env: &env, dotenv: &none }).unwrap().config

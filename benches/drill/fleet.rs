@@ -167,6 +167,8 @@ impl Fleet {
             .env("PROXY_RTMP_SERVER", node.place.rtmp.to_string())
             .env("PROXY_HTTP_SERVER", "127.0.0.1:0")
             .env("PROXY_HTTP_API", "127.0.0.1:0")
+            .env("PROXY_WEBRTC_SERVER", "127.0.0.1:0")
+            .env("PROXY_SRT_SERVER", "127.0.0.1:0")
             .env("PROXY_SYSTEM_API", node.place.api.to_string())
             .env("PROXY_RTMP_MAX_CONNECTIONS", "50000")
             .env("PROXY_RTMP_MAX_CONNECTIONS_PER_IP", "50000")

@@ -18,13 +18,14 @@ use crate::{
         label::{Listener, Upstream},
         scrape::Sources,
     },
-    relay::{self, buffer::Pool, dial::Dialer, workers::Workers},
+    relay::{self, buffer::Pool, dial::Dialer, udp::Socket, workers::Workers},
     server::{
         api::{self, ApiState},
         exporter::{self, Exporter},
         http, rtmp,
         streams::{self, Pieces, static_files::StaticFiles},
         system::{self, SystemState},
+        webrtc::{self, registry::Registry},
     },
     session::Sessions,
     shutdown::Shutdown,
@@ -57,7 +58,22 @@ struct Common<'a> {
 impl App {
     /// Begins to serve.
     pub(super) async fn serve(self, shutdown: &Shutdown) -> Servers {
-        let Self { config, balancer, duties, sessions, metrics, workers, rtmp, http, api, system, exporter, .. } = self;
+        let Self {
+            config,
+            balancer,
+            duties,
+            sessions,
+            metrics,
+            workers,
+            rtmp,
+            http,
+            api,
+            system,
+            exporter,
+            webrtc,
+            srt,
+            ..
+        } = self;
         let dialer = Dialer::default();
         let client = origin_client(&config.upstream, dialer.clone(), &metrics);
         let (pool, servers) = (Pool::default(), Servers::new());
@@ -76,6 +92,7 @@ impl App {
         let hand_over = membership::hand_over(balancer, draining, config.drain.force);
         common.servers.spawn(named("hand-over", shutdown.tasks().track_future(hand_over)));
 
+        let registry = common.webrtc(webrtc, &config);
         common.api(api, config.api.clone());
         let answers = common.exporter(exporter.map(|(listener, _)| listener), config.balancer.kind);
         common.system(system, &config, answers);
@@ -93,6 +110,27 @@ impl Common<'_> {
         let (balancer, closing) = (Arc::clone(&self.balancer), self.shutdown.closing().clone());
         let heartbeats = default_backend::keep_registered(balancer, origin, ttl, closing);
         self.servers.spawn(named("default backend", heartbeats));
+    }
+
+    /// Takes WebRTC media; gives what knows the sessions.
+    fn webrtc(&mut self, sockets: Vec<Arc<Socket>>, config: &Config) -> Registry {
+        let shutdown = self.shutdown;
+        let registry = Registry::new(webrtc::registry::Means {
+            balancer: Arc::clone(&self.balancer),
+            sessions: self.sessions.clone(),
+            dialer: self.dialer.clone(),
+            workers: Arc::clone(&self.workers),
+            sockets,
+            config: config.webrtc.clone(),
+            upstream: config.upstream.clone(),
+            metrics: self.metrics.clone(),
+            tracker: shutdown.tasks().clone(),
+            draining: shutdown.draining().clone(),
+            closing: shutdown.closing().clone(),
+        });
+        // Sessions need it to the end.
+        self.servers.spawn(named("webrtc", webrtc::media::serve(registry.clone(), shutdown.done().clone())));
+        registry
     }
 
     fn api(&mut self, listener: TcpListener, config: config::Api) {

@@ -55,6 +55,18 @@ impl Dialer {
         Ok(stream)
     }
 
+    /// The addresses of `host`, looked up within `limit`; at least one. All errors are of the origin's
+    /// side.
+    pub async fn lookup(&self, host: &str, limit: Duration) -> Result<Vec<IpAddr>> {
+        let failed = |why: String| Error::origin(Kind::Connect, format!("resolving {host}: {why}"));
+        match timeout(limit, self.resolve(host)).await {
+            Ok(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
+            Ok(Ok(_)) => Err(failed("it has no address".into())),
+            Ok(Err(error)) => Err(failed(error.to_string())),
+            Err(_) => Err(failed(format!("no answer in {limit:?}"))),
+        }
+    }
+
     async fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
         if let Ok(ip) = host.parse() {
             return Ok(vec![ip]);

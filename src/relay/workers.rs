@@ -59,16 +59,34 @@ impl Workers {
         Self { workers: vec![worker], _stop: CancellationToken::new().drop_guard() }
     }
 
+    /// How many threads there are.
+    pub fn count(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Runs `task` on the thread with this number, below [`Self::count`].
+    pub fn spawn_on(&self, number: usize, task: impl Future<Output = ()> + Send + 'static) {
+        if let Some(worker) = self.workers.get(number) {
+            worker.spawn(task);
+        }
+    }
+
     /// Runs `task` on the thread that has the fewest, counted in whole shares.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         if let Some(worker) = self.workers.iter().min_by_key(|w| w.tasks.load(Relaxed) / SHARE) {
-            worker.tasks.fetch_add(1, Relaxed);
-            let counted = Counted(Arc::clone(&worker.tasks));
-            worker.runtime.spawn(async move {
-                task.await;
-                drop(counted);
-            });
+            worker.spawn(task);
         }
+    }
+}
+
+impl Worker {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.fetch_add(1, Relaxed);
+        let counted = Counted(Arc::clone(&self.tasks));
+        self.runtime.spawn(async move {
+            task.await;
+            drop(counted);
+        });
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     balancer::{Balancer, BalancerError, Intent, Lease, PlaceRequest, Reachability},
     config::Upstream,
     error::{Error, Kind, Result},
-    origin::{OriginId, Protocol},
+    origin::{Origin, OriginId, Protocol},
     relay::dial::Dialer,
     session::Sessions,
     stream::StreamKey,
@@ -118,6 +118,21 @@ impl<'a> Attempts<'a> {
 
     fn give_up(&mut self) -> Error {
         self.last.take().unwrap_or_else(|| Error::internal(Kind::Unavailable, "no origin was tried"))
+    }
+}
+
+/// Reports an origin whose leg of a session has failed, if it does not take publishers any more.
+pub async fn suspect_if_dead(
+    balancer: &dyn Balancer,
+    origin: &Origin,
+    dialer: &Dialer,
+    upstream: &Upstream,
+    error: &Error,
+) {
+    if rtmp::probe(origin, dialer, upstream).await.is_err() {
+        let id = origin.id();
+        warn!(origin = %id, %error, "the origin has failed a session");
+        balancer.report(&id, Reachability::Failed(error.message().to_owned())).await;
     }
 }
 

@@ -57,7 +57,8 @@ pub fn on_free_ports() -> Start {
         .env("PROXY_HTTP_SERVER", "127.0.0.1:0")
         .env("PROXY_HTTP_API", "127.0.0.1:0")
         .env("PROXY_SYSTEM_API", "127.0.0.1:0")
-        .env("PROXY_HTTP_API", "127.0.0.1:0")
+        .env("PROXY_WEBRTC_SERVER", "127.0.0.1:0")
+        .env("PROXY_SRT_SERVER", "127.0.0.1:0")
         .env("PROXY_LOG_FORMAT", "json")
 }
 
