@@ -56,16 +56,18 @@ impl Burst {
     }
 }
 
-/// A stream of `kbps` without end, in the order of its times.
+/// A stream of `kbps` without end, in the order of its times. One that is too small for video has audio
+/// only, and less often than it should.
 pub fn bursts(kbps: u64) -> impl Iterator<Item = Burst> {
-    let audio_kbps = AUDIO_PACKETS * AUDIO_SIZE as u64 * 8 / 1000;
+    let audio_packets = (kbps * 1000 / 8 / AUDIO_SIZE as u64).clamp(1, AUDIO_PACKETS);
+    let audio_kbps = audio_packets * AUDIO_SIZE as u64 * 8 / 1000;
     let bytes = kbps.saturating_sub(audio_kbps) * 1000 / 8 * KEYFRAME_SECONDS;
     let frame = bytes / (FRAMES * KEYFRAME_SECONDS - 1 + KEYFRAME_WEIGHT);
     let (mut pictures, mut sounds) = (0, 0);
     std::iter::from_fn(move || {
         let video = Duration::from_nanos(pictures * 1_000_000_000 / FRAMES);
-        let audio = Duration::from_nanos(sounds * 1_000_000_000 / AUDIO_PACKETS);
-        if video <= audio {
+        let audio = Duration::from_nanos(sounds * 1_000_000_000 / audio_packets);
+        if bytes > 0 && video <= audio {
             let weight = if pictures % (FRAMES * KEYFRAME_SECONDS) == 0 { KEYFRAME_WEIGHT } else { 1 };
             pictures += 1;
             Some(burst(video, frame * weight, VIDEO_TYPE, VIDEO_CLOCK))

@@ -92,9 +92,9 @@ impl Player {
         Err(format!("no answer to STUN from {media}").into())
     }
 
-    /// The session, when it is not to be played any more.
-    pub fn into_session(self) -> Session {
-        self.session
+    /// The session.
+    pub const fn session(&self) -> &Session {
+        &self.session
     }
 
     /// Plays. Ends only with an error.
