@@ -6,7 +6,7 @@ mod binary;
 use std::{
     fs,
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
 };
 
 use binary::{on_free_ports, script};

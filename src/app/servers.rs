@@ -1,6 +1,6 @@
 //! What a node serves and does: every listener with what it needs, each as a task.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
@@ -25,7 +25,7 @@ use crate::{
         http, rtmp,
         streams::{self, Pieces, static_files::StaticFiles},
         system::{self, SystemState},
-        webrtc::{self, registry::Registry},
+        webrtc::{self, registry::Registry, signalling},
     },
     session::Sessions,
     shutdown::Shutdown,
@@ -71,6 +71,7 @@ impl App {
             system,
             exporter,
             webrtc,
+            webrtc_addr,
             srt,
             ..
         } = self;
@@ -93,7 +94,7 @@ impl App {
         common.servers.spawn(named("hand-over", shutdown.tasks().track_future(hand_over)));
 
         let registry = common.webrtc(webrtc, &config);
-        common.api(api, config.api.clone());
+        common.api(api, &config, registry, webrtc_addr);
         let answers = common.exporter(exporter.map(|(listener, _)| listener), config.balancer.kind);
         common.system(system, &config, answers);
         common.streams(http, &config);
@@ -133,9 +134,16 @@ impl Common<'_> {
         registry
     }
 
-    fn api(&mut self, listener: TcpListener, config: config::Api) {
-        let limits = http::Limits::from(&config);
-        let state = ApiState { balancer: Arc::clone(&self.balancer), client: self.client.clone(), config };
+    fn api(&mut self, listener: TcpListener, config: &Config, registry: Registry, media: SocketAddr) {
+        let (balancer, client) = (Arc::clone(&self.balancer), self.client.clone());
+        let limits = http::Limits::from(&config.api).with_time_for(webrtc::patience(&config.webrtc, &config.upstream));
+        let webrtc = signalling::router(Arc::new(webrtc::Context {
+            registry,
+            vhosts: config.vhosts.clone(),
+            client: client.clone(),
+            media,
+        }));
+        let state = ApiState { balancer, client, config: config.api.clone(), webrtc };
         self.serve_answers("http api", Listener::Api, listener, api::router(state), limits);
     }
 

@@ -43,7 +43,7 @@ pub enum Error {
     #[error("the SDP has no a=ice-ufrag")]
     NoUfrag,
     /// A fragment that no STUN request could carry.
-    #[error("an a=ice-ufrag of the SDP is not 1 to {MAX_UFRAG} visible ASCII characters without a colon")]
+    #[error("an a=ice-ufrag of the SDP is not 1 to {MAX_UFRAG} visible ASCII characters without a colon or a hash")]
     BadUfrag,
 }
 

@@ -11,7 +11,7 @@
 //! | `GET /`, `/api/`, `/api/v1/` | what there is |
 //! | `GET /api/v1/openapi.json` | the description of this API and of the system API (OpenAPI 3.1) |
 //! | any method, any `/api/v1/…?origin=ID` | what that origin answers, as it is |
-//! | `/rtc/v1/…` | 501: this version serves no WebRTC |
+//! | `/rtc/v1/…` | offers and answers of WebRTC ([`signalling`](super::webrtc::signalling)) |
 //!
 //! All origins that have an HTTP API are asked at once and have `PROXY_HTTP_API_TIMEOUT` for their
 //! answers; suspect ones get 500 ms while there are others. One that does not answer in time, or not as
@@ -46,10 +46,10 @@ use std::{
 use axum::{
     Router,
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{MethodRouter, any, get},
+    routing::{MethodRouter, get},
 };
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
@@ -61,7 +61,7 @@ use self::{
     reply::{Answers, Identity, render},
     single::Single,
 };
-use super::{auth, http, openapi, system};
+use super::{auth, http, openapi, system, webrtc::signalling};
 use crate::{
     balancer::{Balancer, Page},
     config::{self, Secret},
@@ -83,6 +83,8 @@ pub struct ApiState {
     pub client: Client,
     /// The settings.
     pub config: config::Api,
+    /// What is served below [`signalling::OPEN`], which needs no token.
+    pub webrtc: Router,
 }
 
 struct App {
@@ -148,7 +150,7 @@ impl Route {
 
 /// The routes. Serve them with [`http::Server`].
 pub fn router(state: ApiState) -> Router {
-    let ApiState { balancer, client, config } = state;
+    let ApiState { balancer, client, config, webrtc } = state;
     let server = system::cluster::node_name(&*balancer);
     let service = format!("{:08x}", rand::random::<u32>());
     let asker = Asker::new(client, config.timeout);
@@ -161,7 +163,7 @@ pub fn router(state: ApiState) -> Router {
         router = router.route(&format!("{path}/"), route.serve());
     }
     router
-        .route("/rtc/v1/{*rest}", any(no_webrtc))
+        .merge(webrtc.with_state(()))
         .method_not_allowed_fallback(http::wrong_method)
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(Arc::clone(&app), gate))
@@ -170,8 +172,10 @@ pub fn router(state: ApiState) -> Router {
 
 /// Answers browsers that ask what they may do, asks for the token, and passes on what is for one origin.
 async fn gate(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let mut response = if request.method() == Method::OPTIONS {
-        StatusCode::NO_CONTENT.into_response()
+    let mut response = if signalling::is_for_this_node(&request) {
+        let mut response = StatusCode::NO_CONTENT.into_response();
+        signalling::preflight(request.uri().path(), response.headers_mut());
+        response
     } else {
         admit(&app, request, next).await
     };
@@ -190,7 +194,7 @@ async fn gate(State(app): State<Arc<App>>, request: Request, next: Next) -> Resp
 async fn admit(app: &App, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let for_one = if path.starts_with("/api/v1/") { caller::origin(request.uri()) } else { Ok(None) };
-    let open = path.starts_with("/rtc/") || is_versions(path) && matches!(for_one, Ok(None));
+    let open = path.starts_with(signalling::OPEN) || is_versions(path) && matches!(for_one, Ok(None));
     if !open && !auth::permits(app.token.as_ref(), request.headers()) {
         return auth::challenge();
     }
@@ -203,10 +207,6 @@ async fn admit(app: &App, request: Request, next: Next) -> Response {
 
 fn is_versions(path: &str) -> bool {
     path.trim_end_matches('/') == "/api/v1/versions"
-}
-
-async fn no_webrtc() -> Response {
-    http::error(StatusCode::NOT_IMPLEMENTED, "WebRTC is not served by this version")
 }
 
 async fn not_found(uri: Uri) -> Response {

@@ -8,7 +8,7 @@ use std::{io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    http::{Method, StatusCode, Uri},
+    http::{HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use serde_json::json;
@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     config::{self, keys},
+    error::{Error, Kind, Side},
     metrics::ListenerMetrics,
     net,
     relay::workers::Workers,
@@ -57,9 +58,14 @@ pub struct Limits {
     pub linger: Duration,
 }
 
+/// The address at which a client has reached this server: an extension of the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reached(pub SocketAddr);
+
 /// A server of HTTP/1.1.
 pub struct Server {
-    /// What is served. Handlers find the client's address as `ConnectInfo<SocketAddr>`.
+    /// What is served. Handlers find the client's address as `ConnectInfo<SocketAddr>`, and their own as
+    /// [`Reached`].
     pub router: Router,
     /// Within what limits.
     pub limits: Limits,
@@ -77,6 +83,12 @@ impl Limits {
     /// For the exporter: few ask, and none waits long.
     pub fn exporter() -> Self {
         Self::api(EXPORTER_TIMEOUT, EXPORTER_CONNECTIONS, "connections to the exporter")
+    }
+
+    /// The same for requests that may take `time` once they have come.
+    pub fn with_time_for(self, time: Duration) -> Self {
+        let time = self.header_timeout.saturating_add(time);
+        Self { request_timeout: self.request_timeout.max(time), linger: self.linger.max(time), ..self }
     }
 
     /// For an API whose answers do not go on.
@@ -115,6 +127,27 @@ impl From<&config::System> for Limits {
 /// SRS take for success.
 pub fn error(status: StatusCode, message: impl Into<String>) -> Response {
     (status, Json(json!({"code": status.as_u16(), "error": message.into()}))).into_response()
+}
+
+/// When a client that this node cannot serve now may ask again, in seconds.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("2");
+
+/// The status that tells a client of an error.
+pub(super) fn status(error: &Error) -> StatusCode {
+    match (error.side(), error.kind()) {
+        (Side::Internal, _) => StatusCode::SERVICE_UNAVAILABLE,
+        (Side::Client, _) => StatusCode::BAD_REQUEST,
+        (Side::Origin, Kind::Timeout) => StatusCode::GATEWAY_TIMEOUT,
+        (Side::Origin, _) => StatusCode::BAD_GATEWAY,
+    }
+}
+
+/// Tells whoever finds nobody who serves him to ask again.
+pub(super) fn retry_later(mut response: Response) -> Response {
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+    }
+    response
 }
 
 /// The answer to a method that a path does not have.

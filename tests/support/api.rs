@@ -253,7 +253,7 @@ impl Api {
         let limits = Limits::from(&config);
         let client = relay::http::Client::new(Dialer::default(), settings);
         let server = http::Server {
-            router: router(ApiState { balancer: Arc::clone(&balancer), client, config }),
+            router: router(ApiState { balancer: Arc::clone(&balancer), client, config, webrtc: Router::new() }),
             limits,
             metrics: srs_proxy::metrics::ListenerMetrics::default(),
             workers: None,

@@ -31,9 +31,10 @@ pub fn ice_pairs(offer: &Description<'_>, answer: &Description<'_>) -> Vec<Strin
 }
 
 /// Whether a STUN request can carry the fragment, whoever made it: more than the characters of
-/// RFC 8839, since some peers use others.
+/// RFC 8839, since some peers use others. A colon or a hash would end it.
 pub(super) fn is_ufrag(text: &str) -> bool {
-    (1..=MAX_UFRAG).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
+    (1..=MAX_UFRAG).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b':' | b'#'))
 }
 
 /// The fragments of a description.

@@ -93,6 +93,7 @@ fn what_is_no_description_is_refused_with_a_reason() {
         (&ufrag(""), Error::BadUfrag),
         (&ufrag("a b"), Error::BadUfrag),
         (&ufrag("a:b"), Error::BadUfrag),
+        (&ufrag("a#b"), Error::BadUfrag),
         (&ufrag("ü"), Error::BadUfrag),
         (&ufrag("\0"), Error::BadUfrag),
         (&too_long, Error::BadUfrag),

@@ -30,8 +30,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::{Limits, error};
-use crate::metrics::ListenerMetrics;
+use super::{Limits, Reached, error};
+use crate::{metrics::ListenerMetrics, net};
 
 /// The largest header that is read, in bytes.
 const MAX_HEADER: usize = 32 * 1024;
@@ -79,11 +79,18 @@ pub(super) async fn serve(
     close: CancellationToken,
 ) {
     let _ = stream.set_nodelay(true);
+    let reached = stream.local_addr().ok().map(|address| Reached(net::canonical(address)));
     let activity = Arc::new(Activity::new(limits));
     let io = TokioIo::new(Observed { stream, activity: Arc::clone(&activity) });
     let takeover = Takeover::default();
-    let service =
-        service_fn(|request| answer(request, peer, router.clone(), &metrics, Arc::clone(&activity), takeover.clone()));
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(takeover.clone());
+        if let Some(reached) = reached {
+            request.extensions_mut().insert(reached);
+        }
+        answer(request, router.clone(), &metrics, Arc::clone(&activity))
+    });
     let mut builder = http1::Builder::new();
     // hyper runs this while it waits for a request, from the end of the one before.
     builder.timer(TokioTimer::new()).header_read_timeout(limits.idle_timeout).max_buf_size(MAX_HEADER);
@@ -127,17 +134,13 @@ pub(super) async fn serve(
 
 async fn answer(
     request: Request<Incoming>,
-    peer: SocketAddr,
     router: Router,
     metrics: &ListenerMetrics,
     activity: Arc<Activity>,
-    takeover: Takeover,
 ) -> Result<Response<Answer>, Infallible> {
     let started = activity.request_started();
     let in_request = InRequest(Arc::clone(&activity));
-    let mut request = request.map(Body::new);
-    request.extensions_mut().insert(ConnectInfo(peer));
-    request.extensions_mut().insert(takeover);
+    let request = request.map(Body::new);
     let left = activity.limits.request_timeout.saturating_sub(started.elapsed());
     let response = match tokio::time::timeout(left, router.oneshot(request)).await {
         Ok(Ok(response)) => response,

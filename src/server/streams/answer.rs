@@ -7,38 +7,20 @@ use axum::{
 };
 use serde_json::json;
 
-use crate::{
-    error::{Error, Kind, Side},
-    server::http,
-    stream::StreamKey,
-};
+use crate::{error::Error, server::http, stream::StreamKey};
 
-/// When a client that found no origin may ask again, in seconds.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("2");
 const ALLOWED: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
 
 /// Why a stream cannot be given: `{"code":STATUS,"error":"…","stream":"vhost/app/stream"}`.
 pub(super) fn failed(error: &Error, stream: &StreamKey) -> Response {
-    let status = match (error.side(), error.kind()) {
-        (Side::Internal, _) => StatusCode::SERVICE_UNAVAILABLE,
-        (Side::Client, _) => StatusCode::BAD_REQUEST,
-        (Side::Origin, Kind::Timeout) => StatusCode::GATEWAY_TIMEOUT,
-        (Side::Origin, _) => StatusCode::BAD_GATEWAY,
-    };
+    let status = http::status(error);
     let body = json!({"code": status.as_u16(), "error": error.to_string(), "stream": stream.as_str()});
-    retry_later((status, Json(body)).into_response())
+    http::retry_later((status, Json(body)).into_response())
 }
 
 /// What nodes agree through does not answer.
 pub(super) fn unavailable(message: &str) -> Response {
-    retry_later(http::error(StatusCode::SERVICE_UNAVAILABLE, message))
-}
-
-fn retry_later(mut response: Response) -> Response {
-    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
-    }
-    response
+    http::retry_later(http::error(StatusCode::SERVICE_UNAVAILABLE, message))
 }
 
 /// The answer to the question of a browser what it may do.

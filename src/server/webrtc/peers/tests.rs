@@ -26,7 +26,7 @@ impl Client {
     }
 
     fn request(&mut self, port: u16, nominates: bool) -> u8 {
-        self.transaction += 1;
+        self.transaction = self.transaction.wrapping_add(1);
         let request = message(Class::Request, self.transaction, nominates);
         self.peers.request(path(port), &Message::parse(&request).unwrap(), request.len(), self.now);
         self.transaction
@@ -156,7 +156,6 @@ proptest! {
             client.now += Duration::from_millis(millis);
             let way = match what {
                 0 => {
-                    client.transaction = client.transaction.wrapping_sub(1);
                     client.request(port, flag);
                     *sent.entry(path(port)).or_insert(0) += message(Class::Request, 0, flag).len();
                     continue;
