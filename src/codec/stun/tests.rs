@@ -166,9 +166,10 @@ fn only_a_plain_close_notify_is_a_hint_that_dtls_ends() {
 
 #[test]
 fn a_message_that_no_length_could_tell_is_not_written() {
-    let long = vec![0; 65_532];
-    assert_eq!(write(Class::Request, BINDING, TRANSACTION, &[(1, &long)]), Err(Error::TooLarge));
-    assert_eq!(write(Class::Request, BINDING, TRANSACTION, &[(1, &[0; 70_000])]), Err(Error::TooLarge));
+    let long = vec![0; 70_000];
+    for value in [&long[..], &long[..65_532]] {
+        assert_eq!(write(Class::Request, BINDING, TRANSACTION, &[(1, value)]), Err(Error::TooLarge));
+    }
     assert!(write(Class::Request, BINDING, TRANSACTION, &[(1, &long[..65_528])]).is_ok());
 }
 
