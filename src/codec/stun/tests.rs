@@ -162,6 +162,7 @@ fn only_a_plain_close_notify_is_a_hint_that_dtls_ends() {
         assert!(!is_dtls_close(&other));
     }
     assert!(!is_dtls_close(SAMPLE));
+    assert!(!is_dtls_close(&[record(0, 0, &[]), close].concat()), "it does not begin as DTLS does");
 }
 
 #[test]
