@@ -3,4 +3,5 @@
 pub mod m3u8;
 pub mod rtmp;
 pub mod sdp;
+pub mod srt;
 pub mod stun;

@@ -10,6 +10,7 @@ pub mod http;
 pub mod openapi;
 pub mod rtmp;
 mod session_log;
+pub mod srt;
 pub mod streams;
 pub mod system;
 mod throttle;

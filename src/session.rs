@@ -157,9 +157,14 @@ impl Session {
         self.from_origin.store(from_origin, Relaxed);
     }
 
-    /// Datagrams received from the client and from the origin so far; none where they speak by TCP.
+    /// Datagrams received from the client and from the origin so far; 0 where they speak by TCP.
     pub fn packets(&self) -> (u64, u64) {
         (self.packets_from_client.load(Relaxed), self.packets_from_origin.load(Relaxed))
+    }
+
+    /// The same, and nothing where they speak by TCP.
+    pub fn datagrams(&self) -> (Option<u64>, Option<u64>) {
+        Delivery::DATAGRAMS.contains(&self.delivery).then(|| self.packets()).unzip()
     }
 
     /// Counts datagrams that came from `side`, and their bytes. One task at a time counts those of a

@@ -22,7 +22,7 @@ use crate::{
     server::{
         api::{self, ApiState},
         exporter::{self, Exporter},
-        http, rtmp,
+        http, rtmp, srt,
         streams::{self, Pieces, static_files::StaticFiles},
         system::{self, SystemState},
         webrtc::{self, registry::Registry, signalling},
@@ -98,6 +98,7 @@ impl App {
         let answers = common.exporter(exporter.map(|(listener, _)| listener), config.balancer.kind);
         common.system(system, &config, answers);
         common.streams(http, &config);
+        common.srt(srt, &config);
         common.rtmp(rtmp, config);
         common.servers
     }
@@ -220,6 +221,23 @@ impl Common<'_> {
             close: shutdown.closing().clone(),
         };
         self.servers.spawn(named("http streams", shutdown.tasks().track_future(server.run(listener))));
+    }
+
+    fn srt(&mut self, sockets: Vec<Arc<Socket>>, config: &Config) {
+        let (shutdown, draining) = (self.shutdown, self.shutdown.draining());
+        let context = Arc::new(srt::Context {
+            balancer: Arc::clone(&self.balancer),
+            sessions: self.sessions.clone(),
+            vhosts: config.vhosts.clone(),
+            srt: config.srt.clone(),
+            upstream: config.upstream.clone(),
+            metrics: self.metrics.clone(),
+            dialer: self.dialer.clone(),
+            workers: Arc::clone(&self.workers),
+            closing: shutdown.closing().clone(),
+        });
+        let srt = srt::serve(sockets, context, draining.clone(), shutdown.tasks().clone());
+        self.servers.spawn(named("srt", shutdown.tasks().track_future(srt)));
     }
 
     fn rtmp(&mut self, listener: TcpListener, config: Config) {

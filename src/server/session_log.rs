@@ -4,16 +4,15 @@ use tracing::{Level, debug, info, warn};
 
 use crate::{
     error::{Error, Kind, Side},
-    session::{Delivery, Session},
+    session::Session,
 };
 
 /// Ordinary ends are quiet; what an operator may have to act on is a warning.
 pub(super) fn ended(session: &Session, error: &Error) {
     session.set_end(error);
     let (from_client, from_origin) = session.bytes();
-    // None where there are no datagrams: then the fields are left out.
-    let datagrams = Delivery::DATAGRAMS.contains(&session.delivery).then(|| session.packets());
-    let (packets_from_client, packets_from_origin) = datagrams.unzip();
+    // Fields without a value are left out.
+    let (packets_from_client, packets_from_origin) = session.datagrams();
     let seconds = session.age().as_secs_f64();
     let level = match (error.side(), error.kind()) {
         // A port scan or a load balancer's probe.

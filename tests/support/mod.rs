@@ -12,6 +12,7 @@ pub mod ffmpeg;
 pub mod gstreamer;
 pub mod hook;
 pub mod http;
+pub mod libsrt;
 pub mod media;
 pub mod mesh;
 pub mod netns;
@@ -24,7 +25,6 @@ pub mod recorder;
 pub mod redis;
 pub mod redis_nodes;
 pub mod rtmpdump;
-pub mod srt;
 pub mod wait;
 
 pub use nginx::Nginx;

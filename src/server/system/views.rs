@@ -203,11 +203,16 @@ struct SessionView {
     origin: Option<String>,
     bytes_from_client: u64,
     bytes_from_origin: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    packets_from_client: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    packets_from_origin: Option<u64>,
 }
 
 impl SessionView {
     fn new(session: &Arc<Session>) -> Self {
         let (bytes_from_client, bytes_from_origin) = session.bytes();
+        let (packets_from_client, packets_from_origin) = session.datagrams();
         let role = session.role();
         Self {
             id: session.id,
@@ -219,6 +224,8 @@ impl SessionView {
             origin: session.origin().as_ref().map(OriginId::as_str).map(str::to_owned),
             bytes_from_client,
             bytes_from_origin,
+            packets_from_client,
+            packets_from_origin,
         }
     }
 }

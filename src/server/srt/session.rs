@@ -1,0 +1,363 @@
+//! One session, from the conclusion of its caller to its end.
+
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+use tracing::{Instrument, Span, field, info, info_span};
+
+use super::{
+    Context,
+    desk::Event,
+    table::Connection,
+    upstream::{self, Leg},
+};
+use crate::{
+    balancer::Lease,
+    codec::srt::{
+        self,
+        handshake::{Handshake, Packet, Reason},
+    },
+    error::{Error, Kind, Side},
+    metrics::label::{Dropped, UdpListener},
+    origin::Protocol,
+    relay::udp::{self, Flow, Path, Socket},
+    server::{
+        admission::Permit,
+        attempts::{self, Attempts, Means, Want},
+        session_log,
+    },
+    session::{Session, SessionGuard},
+};
+
+/// How long a caller that waits for its answer may be silent. Callers of libsrt repeat a conclusion
+/// four times in a second, and give up after this time if not told otherwise.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How often within a limit on silence it is looked whether something came.
+const LOOKS: u32 = 4;
+
+/// A session as its desk knows it.
+pub(super) struct Live {
+    session: SessionGuard,
+    /// Once the origin has accepted.
+    origin: OnceLock<Arc<Socket>>,
+    over: OnceLock<Over>,
+    told: Notify,
+}
+
+/// How a session ended at the desk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Over {
+    /// The client shut the connection down.
+    Closed,
+    /// The client's socket began another connection.
+    Replaced,
+    /// Nobody listens at the origin's address any more.
+    OriginGone,
+}
+
+impl Over {
+    fn error(self) -> Error {
+        match self {
+            Self::Closed => Error::client(Kind::Closed, "closed the connection"),
+            Self::Replaced => Error::client(Kind::Closed, "began another connection from the same socket"),
+            Self::OriginGone => Error::origin(Kind::Closed, "nobody listens at the address any more"),
+        }
+    }
+}
+
+impl Live {
+    pub fn new(session: SessionGuard) -> Self {
+        Self { session, origin: OnceLock::new(), over: OnceLock::new(), told: Notify::new() }
+    }
+
+    /// Sends a packet of the client to the origin.
+    pub fn send(&self, packet: &[u8]) -> io::Result<()> {
+        self.origin.get().ok_or(io::ErrorKind::NotConnected)?.send(packet)
+    }
+
+    /// Ends the session. The first reason counts.
+    pub fn end(&self, over: Over) {
+        if self.over.set(over).is_ok() {
+            self.told.notify_one();
+        }
+    }
+
+    async fn ended(&self) -> Over {
+        loop {
+            if let Some(over) = self.over.get() {
+                return *over;
+            }
+            self.told.notified().await;
+        }
+    }
+}
+
+impl std::ops::Deref for Live {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.session
+    }
+}
+
+/// What a session begins with.
+pub(super) struct Opening {
+    pub connection: Connection,
+    /// The way to the client.
+    pub path: Path,
+    /// What the caller sent.
+    pub conclusion: Box<[u8]>,
+    pub live: Arc<Live>,
+    /// Held until the origin has answered.
+    pub turn: OwnedSemaphorePermit,
+    pub permit: Permit,
+    /// The socket that the client's packets come to.
+    pub out: Arc<Socket>,
+    pub desk: mpsc::UnboundedSender<Event>,
+}
+
+/// What a session keeps of it.
+struct Client {
+    connection: Connection,
+    path: Path,
+    live: Arc<Live>,
+    out: Arc<Socket>,
+    desk: mpsc::UnboundedSender<Event>,
+}
+
+/// Why there is no session.
+pub(super) struct Refusal {
+    pub error: Error,
+    /// What the origin itself said.
+    pub packet: Option<Packet>,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self { error, packet: None }
+    }
+}
+
+/// Serves a caller.
+pub(super) async fn run(opening: Opening, context: Arc<Context>) {
+    let Opening { connection, path, conclusion, live, turn, permit, out, desk } = opening;
+    let client = Client { connection, path, live, out, desk };
+    let span = span(&client.live);
+    // Boxed, so that what the beginning needs is given back before the long part.
+    let opened = Box::pin(open(&client, &conclusion, &context, &span)).await;
+    drop(turn);
+    let (error, refusal) = match opened {
+        Ok((leg, lease)) => {
+            drop(conclusion);
+            (relay(&client, leg, lease, &context, &span).await, None)
+        }
+        Err(Refusal { error, packet }) => {
+            let packet = packet.map(Packet::into_bytes).or_else(|| refusal(&conclusion, &error, &client.live));
+            (error, packet)
+        }
+    };
+    span.in_scope(|| session_log::ended(&client.live, &error));
+    let _ = client.desk.send(Event::Ended { connection, path, refusal });
+    drop(permit);
+}
+
+fn span(session: &Session) -> Span {
+    let span = info_span!(
+        "session",
+        id = session.id,
+        protocol = "srt",
+        peer = %session.peer,
+        intent = field::Empty,
+        stream = field::Empty,
+        origin = field::Empty,
+    );
+    if let Some((intent, stream)) = session.role() {
+        span.record("intent", intent.as_str());
+        span.record("stream", stream.as_str());
+    }
+    span
+}
+
+/// Opens the origin's leg and has the caller answered, while the caller waits for it.
+async fn open(client: &Client, conclusion: &[u8], context: &Context, span: &Span) -> Result<(Leg, Lease), Refusal> {
+    let live = &client.live;
+    let opening = async {
+        let (mut leg, lease) = place(client, conclusion, context, span).await?;
+        let (done, accepted) = oneshot::channel();
+        let answer = leg.answer.take().map(Packet::into_bytes).unwrap_or_default();
+        let Client { connection, path, .. } = *client;
+        let _ = live.origin.set(Arc::clone(leg.reader.socket()));
+        let _ = client.desk.send(Event::Accepted { connection, path, route: leg.socket, answer, done });
+        if accepted.await != Ok(true) {
+            let _ = leg.reader.socket().send(&srt::shutdown(leg.socket, timestamp(live)));
+            return Err(Error::internal(Kind::Limit, "two origins use one socket id towards this client").into());
+        }
+        Ok((leg, lease))
+    };
+    tokio::select! {
+        opened = opening => opened,
+        over = live.ended() => Err(over.error().into()),
+        () = silence(PATIENCE, || live.packets().0) => {
+            Err(Error::client(Kind::Closed, format!("gave up: sent nothing for {PATIENCE:?}")).into())
+        }
+        () = context.closing.cancelled() => Err(shutting_down().into()),
+    }
+}
+
+/// Has the stream placed and asks the origin; one that does not answer is reported, and the next one
+/// is tried.
+async fn place(client: &Client, conclusion: &[u8], context: &Context, span: &Span) -> Result<(Leg, Lease), Refusal> {
+    let live = &client.live;
+    let Some((intent, stream)) = live.role() else {
+        return Err(Error::client(Kind::Protocol, "names no stream").into());
+    };
+    let Context { balancer, sessions, dialer, upstream, .. } = context;
+    let want = Want { stream, protocol: Protocol::Srt, intent: *intent, session: live.id };
+    let mut attempts = Attempts::new(Means { balancer, sessions, dialer, upstream }, want);
+    loop {
+        let lease = attempts.next().await?;
+        let origin = &lease.placement().origin;
+        match upstream::open(origin, conclusion, live.peer.ip(), context).await {
+            Ok(leg) => {
+                live.set_origin(Some(origin.id()));
+                span.record("origin", origin.id().as_str());
+                attempts.reached(&lease).await;
+                return Ok((leg, lease));
+            }
+            Err(Refusal { error, packet: None }) if error.is_retryable() => {
+                attempts.failed(&lease, error).instrument(span.clone()).await?;
+            }
+            Err(refusal) => {
+                span.record("origin", origin.id().as_str());
+                return Err(refusal);
+            }
+        }
+    }
+}
+
+/// What tells the caller why there is no session, unless the caller itself has ended it.
+fn refusal(conclusion: &[u8], error: &Error, session: &Session) -> Option<Box<[u8]>> {
+    let reason = match (error.side(), error.kind()) {
+        (Side::Client, _) => return None,
+        (_, Kind::Limit) => Reason::OVERLOAD,
+        (Side::Internal, _) => Reason::DOWN,
+        (Side::Origin, _) => Reason::GATEWAY,
+    };
+    let handshake = Handshake::parse(conclusion).ok()?;
+    Some(handshake.rejection(reason, timestamp(session)).into())
+}
+
+/// Where the origin's packets go.
+struct ToClient {
+    path: Path,
+    /// The client's socket.
+    socket: u32,
+    closed: bool,
+}
+
+impl Flow for ToClient {
+    fn from_origin(&mut self, packet: &[u8]) -> Option<Path> {
+        if srt::destination(packet) != Some(self.socket) {
+            return None;
+        }
+        self.closed |= srt::is_shutdown(packet);
+        Some(self.path)
+    }
+}
+
+/// Moves packets until the session ends, and says why it did.
+async fn relay(client: &Client, leg: Leg, mut lease: Lease, context: &Context, span: &Span) -> Error {
+    let Client { live, out, .. } = client;
+    span.in_scope(|| info!("session started"));
+    let mut flow = ToClient { path: client.path, socket: client.connection.caller.socket, closed: false };
+    let end = {
+        // Looked at only when it wakes by itself, not for every batch: there are locks in it.
+        let mut interrupted = FuturesUnordered::from_iter([interruption(live, &mut lease, context)]);
+        tokio::select! {
+            end = from_origin(&leg, &mut flow, client, context) => end,
+            Some(end) = interrupted.next() => end,
+        }
+    };
+    // Whoever has ended the session knows it.
+    let client_knows = flow.closed || (end.side() == Side::Client && end.kind() == Kind::Closed);
+    if !client_knows {
+        let _ = out.send_to(&srt::shutdown(flow.socket, timestamp(live)), client.path);
+    }
+    let origin_knows = flow.closed || live.over.get() == Some(&Over::Closed);
+    if !origin_knows {
+        let _ = leg.reader.socket().send(&srt::shutdown(leg.socket, timestamp(live)));
+    }
+    if end.side() == Side::Origin && !origin_knows {
+        let (Context { balancer, dialer, upstream, .. }, origin) = (context, &lease.placement().origin);
+        attempts::suspect_if_dead(&**balancer, origin, dialer, upstream, &end).await;
+    }
+    end
+}
+
+/// Sends on what the origin sends, until there is nothing more to come.
+async fn from_origin(leg: &Leg, flow: &mut ToClient, client: &Client, context: &Context) -> Error {
+    let Client { live, out, .. } = client;
+    for packet in &leg.early {
+        live.count(Side::Origin, 1, packet.len() as u64);
+        if let Some(path) = flow.from_origin(packet) {
+            let _ = out.send_to(packet, path);
+        }
+    }
+    while !flow.closed {
+        match udp::forward(&leg.reader, out, flow).await {
+            Ok(done) => {
+                live.count(Side::Origin, done.packets, done.bytes);
+                if done.unsent > 0 {
+                    context.metrics.dropped(UdpListener::Srt, Dropped::Unsent, done.unsent);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Over::OriginGone.error(),
+            Err(error) => return Error::io(Side::Origin, "receiving", error),
+        }
+    }
+    Error::origin(Kind::Closed, "closed the connection")
+}
+
+/// Returns when a session has to end for another reason than the origin's word.
+async fn interruption(live: &Live, lease: &mut Lease, context: &Context) -> Error {
+    let idle = context.srt.idle_timeout;
+    tokio::select! {
+        over = live.ended() => over.error(),
+        () = silence(idle, || live.packets().0) => Error::client(Kind::Timeout, format!("sent nothing for {idle:?}")),
+        () = silence(idle, || live.packets().1) => Error::origin(Kind::Timeout, format!("sent nothing for {idle:?}")),
+        () = lease.moved() => {
+            context.metrics.session_moved();
+            Error::internal(Kind::Shutdown, "the stream moved to another origin: connect again")
+        }
+        () = context.closing.cancelled() => shutting_down(),
+    }
+}
+
+/// Returns when `count` has not changed for `limit`, or up to a quarter longer.
+async fn silence(limit: Duration, count: impl Fn() -> u64) {
+    let (mut seen, mut since) = (count(), Instant::now());
+    while since.elapsed() < limit {
+        sleep_until(Instant::now() + limit / LOOKS).await;
+        let counted = count();
+        if counted != seen {
+            (seen, since) = (counted, Instant::now());
+        }
+    }
+}
+
+fn shutting_down() -> Error {
+    Error::internal(Kind::Shutdown, "this node is shutting down: connect again")
+}
+
+/// Microseconds since the session began; wraps as all timestamps of SRT do.
+fn timestamp(session: &Session) -> u32 {
+    session.age().as_micros() as u32
+}
