@@ -13,6 +13,7 @@ pub mod gstreamer;
 pub mod hook;
 pub mod http;
 pub mod libsrt;
+pub mod lossy;
 pub mod media;
 pub mod mesh;
 pub mod netns;
