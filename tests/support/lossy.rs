@@ -26,18 +26,18 @@ pub struct Lossy {
 struct Shared {
     server: SocketAddr,
     /// The share of datagrams that are lost, from 0 to 1.
-    loss: f64,
+    share: f64,
     lost: AtomicU64,
     stopped: AtomicBool,
 }
 
 impl Lossy {
     /// Loses that share of the datagrams to `server`, and of those from it.
-    pub fn before(server: SocketAddr, loss: f64) -> Self {
+    pub fn before(server: SocketAddr, share: f64) -> Self {
         let socket = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
         let address = socket.local_addr().unwrap();
         let (lost, stopped) = (AtomicU64::default(), AtomicBool::default());
-        let shared = Arc::new(Shared { server, loss, lost, stopped });
+        let shared = Arc::new(Shared { server, share, lost, stopped });
         let thread = thread::spawn({
             let shared = Arc::clone(&shared);
             move || shared.run(&socket)
@@ -87,7 +87,7 @@ impl Shared {
         let mut buffer = [0; 2_000];
         while !self.stopped.load(SeqCst) {
             let Ok((length, source)) = socket.recv_from(&mut buffer) else { continue };
-            if rand::rng().random_bool(self.loss) {
+            if rand::rng().random_bool(self.share) {
                 self.lost.fetch_add(1, SeqCst);
             } else {
                 on(source, &buffer[..length]);
