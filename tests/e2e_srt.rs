@@ -7,11 +7,11 @@ use std::time::Duration;
 use rustix::process::Signal;
 use support::{
     LIMIT, Process, Proxy, http,
-    libsrt::{self, Listener, Settings, crowd, play, publish, record, refused, transmit},
     lossy::Lossy,
     media::Recording,
     mesh::Mesh,
     process::timed,
+    srt::{self, Listener, Settings, crowd, play, publish, record, refused, transmit},
     wait_for,
 };
 
@@ -31,7 +31,7 @@ fn before(origin: &Listener) -> Proxy {
 }
 
 fn sample() -> Recording {
-    Recording::of_file(&libsrt::sample())
+    Recording::of_file(&srt::sample())
 }
 
 type Publish = fn(std::net::SocketAddr, &str, Settings<'_>) -> Process;
@@ -169,7 +169,7 @@ fn a_bad_stream_id_or_no_origin_is_told_to_the_caller_at_once() {
 fn a_caller_that_crashed_comes_back_from_the_same_port() {
     let origin = Listener::serving(PLAIN);
     let proxy = before(&origin);
-    let settings = Settings { port: Some(libsrt::free().port()), ..PLAIN };
+    let settings = Settings { port: Some(srt::free().port()), ..PLAIN };
     for _ in 0..3 {
         // Killed when it has enough, so that nobody hears of its end.
         record(proxy.srt(), PLAY, settings).finish_with_video(10).assert_is_part_of(&sample());

@@ -12,7 +12,6 @@ pub mod ffmpeg;
 pub mod gstreamer;
 pub mod hook;
 pub mod http;
-pub mod libsrt;
 pub mod lossy;
 pub mod media;
 pub mod mesh;
@@ -26,6 +25,7 @@ pub mod recorder;
 pub mod redis;
 pub mod redis_nodes;
 pub mod rtmpdump;
+pub mod srt;
 pub mod wait;
 
 pub use nginx::Nginx;
