@@ -109,6 +109,17 @@ fn what_is_published_plays_through_the_same_node() {
 }
 
 #[test]
+fn the_json_api_and_the_older_name_of_whep_lead_to_the_same_streams() {
+    let (proxy, origin) = alone(&[]);
+    let start = |how, stream| Client::start(proxy.http_api(), how, stream, Options::default());
+    for (publish, play, stream) in [("publish", "whip-play", "live/a"), ("whip", "play", "live/b")] {
+        let _publisher = start(publish, stream);
+        origin.wait_until_published(stream);
+        start(play, stream).wait_for_pictures(10).assert_complete();
+    }
+}
+
+#[test]
 fn what_is_published_through_one_node_on_redis_plays_through_another() {
     let redis = Redis::start();
     let nodes = [on_redis(&redis), on_redis(&redis)];

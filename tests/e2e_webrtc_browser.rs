@@ -109,14 +109,14 @@ fn a_browser_publishes_through_one_node_and_plays_through_another() {
     ];
     let mut browser = browse(&format!("http://{}/", publisher.address()), &options);
 
-    let (published, played) = wait_for_some("the browser plays four seconds", START, || {
+    let (sent, shown) = wait_for_some("the browser plays four seconds", START, || {
         browser.process.assert_running();
-        let (published, played) = (last(&publisher)?, last(&player)?);
-        let counts = [(&published, "framesEncoded"), (&played, "framesDecoded"), (&played, "frames")];
-        counts.iter().all(|(report, name)| number(report, name) >= 60).then_some((published, played))
+        let (sent, shown) = (last(&publisher)?, last(&player)?);
+        let counts = [(&sent, "framesEncoded"), (&shown, "framesDecoded"), (&shown, "frames")];
+        counts.iter().all(|(report, name)| number(report, name) >= 60).then_some((sent, shown))
     });
-    assert_eq!(played["width"], "320", "{played:?}");
-    for report in [&published, &played] {
+    assert_eq!(shown["width"], "320", "{shown:?}");
+    for report in [&sent, &shown] {
         // A script may read it only if the node's answer says so.
         assert!(report["location"].contains("session="), "{report:?}");
     }
@@ -125,5 +125,5 @@ fn a_browser_publishes_through_one_node_and_plays_through_another() {
 
     let offers = origins.iter().flat_map(Origin::requests).filter(|request| request.path().contains("whep"));
     let hidden: u64 = offers.map(|offer| offer.body.matches(".local ").count() as u64).sum();
-    assert!(hidden > 0 && hidden == number(&played, "mdns"), "names of mDNS in the offer: {hidden}, {played:?}");
+    assert!(hidden > 0 && hidden == number(&shown, "mdns"), "names of mDNS in the offer: {hidden}, {shown:?}");
 }

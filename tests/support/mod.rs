@@ -12,6 +12,7 @@ pub mod ffmpeg;
 pub mod gstreamer;
 pub mod hook;
 pub mod http;
+pub mod lossy;
 pub mod media;
 pub mod mesh;
 pub mod netns;

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::{Value, json};
 use str0m::{
     Candidate, Event,
     change::{SdpAnswer, SdpPendingOffer},
@@ -52,13 +53,28 @@ pub struct Signalled {
     pub body: String,
 }
 
-/// Sends an offer to `server` by `whip` or `whep`.
+/// Sends an offer to `server` by `whip`, `whep` or `whip-play`, or by `publish` or `play` of the JSON
+/// API.
 pub fn signal(server: SocketAddr, how: &str, stream: &str, offer: &str) -> Signalled {
+    if ["publish", "play"].contains(&how) {
+        return signal_json(server, how, stream, offer);
+    }
     let (app, name) = stream.rsplit_once('/').expect("app/stream");
     let target = format!("/rtc/v1/{how}/?app={app}&stream={name}");
     let answer = http::send(server, "POST", &target, "application/sdp", offer).unwrap();
     let location = answer.header("location").map(str::to_owned);
     Signalled { status: answer.status, location, body: answer.body }
+}
+
+fn signal_json(server: SocketAddr, how: &str, stream: &str, offer: &str) -> Signalled {
+    let target = format!("/rtc/v1/{how}/");
+    let api = format!("http://{server}{target}");
+    let question = json!({"api": api, "streamurl": format!("webrtc://{}/{stream}", server.ip()), "sdp": offer});
+    let answer = http::post(server, &target, &question.to_string()).unwrap();
+    let body: Value = serde_json::from_str(&answer.body).unwrap_or_else(|e| panic!("{e}: {answer:?}"));
+    // The JSON API tells failures in its code only.
+    let status = if body["code"] == 0 { 201 } else { answer.status };
+    Signalled { status, location: None, body: body["sdp"].as_str().unwrap_or(&answer.body).to_owned() }
 }
 
 /// An offer of somebody who will never send media.
@@ -142,9 +158,10 @@ impl Client {
         Self::start(server, "whep", stream, options)
     }
 
-    fn start(server: SocketAddr, how: &str, stream: &str, options: Options) -> Self {
+    /// Signals as [`signal`] does, and goes on with what is answered.
+    pub fn start(server: SocketAddr, how: &str, stream: &str, options: Options) -> Self {
         let socket = UdpSocket::bind((options.local, 0)).unwrap();
-        let direction = if how == "whip" { Direction::SendOnly } else { Direction::RecvOnly };
+        let direction = if ["whip", "publish"].contains(&how) { Direction::SendOnly } else { Direction::RecvOnly };
         let offer = Offer::new(direction, &socket);
         let signalled = signal(server, how, stream, &offer.sdp);
         assert_eq!(signalled.status, 201, "{how} {stream}: {signalled:?}");

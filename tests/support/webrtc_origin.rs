@@ -365,8 +365,10 @@ impl State {
     /// Sends what a session has to send, and passes on what it has received.
     fn act(&mut self, id: u64, socket: &UdpSocket) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        // Whoever is gone does not receive; that is no failure of this end.
-        let events = session.peer.drain(&mut |to, datagram| drop(socket.send_to(datagram, to)));
+        // To where the client was heard last, as SRS does. Whoever is gone does not receive; that is no
+        // failure of this end.
+        let heard = session.seen.source;
+        let events = session.peer.drain(&mut |to, datagram| drop(socket.send_to(datagram, heard.unwrap_or(to))));
         for event in events {
             let Some(session) = self.sessions.get_mut(&id) else { return };
             match event {
