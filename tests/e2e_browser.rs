@@ -5,18 +5,17 @@
 
 mod support;
 
-use std::{env, ffi::OsString, fs, path::PathBuf, process::Command, time::Duration};
+use std::{env, fs, path::PathBuf};
 
 use support::{
-    LIMIT, Nginx, Process, Proxy, ffmpeg,
+    LIMIT, Nginx, Proxy,
+    browser::{START, browse},
+    ffmpeg,
     hook::{Call, Hook},
     http,
     redis::Redis,
     wait_for, wait_for_some,
 };
-
-/// A browser starts slowly on a busy machine.
-const START: Duration = Duration::from_secs(40);
 
 /// Plays, and tells where it is four times a second.
 const PAGE: &str = r#"<!doctype html>
@@ -85,20 +84,6 @@ fn hls_js() -> Option<PathBuf> {
     path
 }
 
-/// The browser, kept from asking anybody but this machine.
-fn browse(url: &str, profile: &tempfile::TempDir) -> Process {
-    let mut data = OsString::from("--user-data-dir=");
-    data.push(profile.path());
-    let mut command = Command::new("chromium");
-    command.args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]);
-    command.args(["--autoplay-policy=no-user-gesture-required", "--mute-audio", "--no-proxy-server"]);
-    command.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]);
-    command.args(["--disable-extensions", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]);
-    command.env("HOME", profile.path()).current_dir(profile.path());
-    command.arg(data).arg(url);
-    Process::spawn("chromium", &command)
-}
-
 #[test]
 fn a_browser_plays_hls_through_two_nodes_in_turn() {
     let Some(script) = hls_js() else { return };
@@ -123,11 +108,10 @@ fn a_browser_plays_hls_through_two_nodes_in_turn() {
     fs::write(site.path().join("index.html"), page).unwrap();
     fs::copy(&script, site.path().join("hls.min.js")).unwrap_or_else(|e| panic!("{}: {e}", script.display()));
 
-    let profile = tempfile::tempdir().unwrap();
-    let mut browser = browse(&format!("http://{}/", a.http()), &profile);
+    let mut browser = browse(&format!("http://{}/", a.http()), &[]);
     let number = |report: &Call, name: &str| report[name].parse::<f64>().unwrap();
     let played = wait_for_some("the browser plays four seconds", START, || {
-        browser.assert_running();
+        browser.process.assert_running();
         let last = reports.last()?;
         assert_eq!((last["fatal"].as_str(), last["rejected"].as_str()), ("", ""), "{last:?}");
         (number(&last, "now") - number(&last, "first") > 4.0).then_some(last)

@@ -8,9 +8,12 @@ mod api;
 mod raw_http;
 #[path = "support/system.rs"]
 mod system;
+#[path = "support/webrtc_node.rs"]
+mod webrtc_node;
 
 use std::{collections::BTreeSet, fs, net::SocketAddr, path::Path, time::Duration};
 
+use axum::{http::StatusCode, response::IntoResponse};
 use jsonschema::Draft;
 use raw_http::{Answer, Client};
 use serde_json::{Value, json};
@@ -18,9 +21,11 @@ use srs_proxy::server::openapi::DOCUMENT;
 
 use api::{Api, Origin};
 use system::Server;
+use webrtc_node::Node;
 
 const SYSTEM: &str = "system API";
 const HTTP: &str = "HTTP API";
+const WEBRTC: &str = "WebRTC";
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
 fn document() -> Value {
@@ -97,7 +102,7 @@ fn every_reference_in_the_document_leads_somewhere_and_everything_is_referred_to
         there.extend(names.map(|name| format!("#/components/{kind}/{name}")));
     }
     assert_eq!(found, there);
-    let ids: Vec<_> = [SYSTEM, HTTP]
+    let ids: Vec<_> = [SYSTEM, HTTP, WEBRTC]
         .iter()
         .flat_map(|api| operations(api))
         .map(|(_, path, operation)| (operation["operationId"].as_str().unwrap().to_owned(), path))
@@ -136,10 +141,17 @@ fn every_path_of_the_http_api_is_documented() {
     assert_eq!(documented, srs_proxy::server::api::paths().into_iter().collect());
 }
 
+#[test]
+fn every_path_of_webrtc_is_documented() {
+    let documented: BTreeSet<_> = operations(WEBRTC).into_iter().map(|(_, path, _)| path).collect();
+    let served = srs_proxy::server::webrtc::signalling::paths();
+    assert_eq!(documented, served.into_iter().map(str::to_owned).collect());
+}
+
 #[tokio::test]
 async fn what_is_documented_is_served_with_these_methods_and_no_others() {
-    let (system, api) = (Server::start().await, Api::before(&[]).await);
-    for (name, address) in [(SYSTEM, system.address), (HTTP, api.address)] {
+    let (system, api, node) = (Server::start().await, Api::before(&[]).await, Node::before(&[], &[]).await);
+    for (name, address) in [(SYSTEM, system.address), (HTTP, api.address), (WEBRTC, node.api)] {
         let operations = operations(name);
         for (_, path, _) in &operations {
             for method in METHODS {
@@ -203,6 +215,52 @@ async fn every_answer_of_the_http_api_is_as_documented() {
                     break;
                 }
             }
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_answer_of_webrtc_is_as_documented() {
+    let sdp = include_str!("fixtures/webrtc/srs-whip.http").split_once("\r\n\r\n").unwrap().1;
+    let origin = Origin::scripted("a", move |asked| {
+        if ["/rtc/v1/whip/", "/rtc/v1/whep/", "/rtc/v1/whip-play/"].contains(&asked.path()) {
+            return (StatusCode::CREATED, [("content-type", "application/sdp")], sdp).into_response();
+        }
+        api::answer(200, &json!({"code": 0, "sdp": sdp, "sessionid": "a:b"}).to_string())
+    })
+    .await;
+    let (granting, dead) = (Node::before(&[&origin], &[]).await, Origin::dead("b").await);
+    let (lost, none) = (Node::before(&[&dead], &[]).await, Node::before(&[], &[]).await);
+    let offer = include_str!("fixtures/webrtc/chromium-publish.sdp");
+    for (method, path, operation) in operations(WEBRTC).into_iter().filter(|(method, ..)| method == "POST") {
+        let json = path.contains("/play") || path.contains("publish");
+        let body =
+            if json { json!({"streamurl": "webrtc://h/a/s", "sdp": offer}).to_string() } else { offer.to_owned() };
+        let large = "x".repeat(600 * 1024);
+        let image = "Content-Type: image/png\r\n";
+        for (node, headers, body, status) in [
+            (&granting, "", body.as_str(), if json { 200 } else { 201 }),
+            (&granting, "", "", 400),
+            (&granting, "", &large, 413),
+            (&granting, image, &body, 415),
+            (&lost, "", &body, 502),
+            (&none, "", &body, 503),
+        ] {
+            let answer = node.request(&method, &path, headers, body).await;
+            let faults = faults(&operation, &answer);
+            assert_eq!((answer.status, faults), (status, vec![]), "{method} {path}: {answer:?}");
+        }
+    }
+    for (method, path, operation) in operations(WEBRTC).into_iter().filter(|(method, ..)| method != "POST") {
+        for (node, query, status) in [
+            (&granting, "?sporigin=0123456789", 404),
+            (&granting, "?stream=%0A", 400),
+            (&lost, "", 502),
+            (&none, "", 503),
+        ] {
+            let answer = node.request(&method, &format!("{path}{query}"), "", "").await;
+            let faults = faults(&operation, &answer);
+            assert_eq!((answer.status, faults), (status, vec![]), "{method} {path}: {answer:?}");
         }
     }
 }

@@ -28,7 +28,7 @@ step() {
 
 packages() {
     install_packages gcc libc6-dev shellcheck python3-pip curl nginx libnginx-mod-rtmp ffmpeg rtmpdump redis-server openssl \
-        chromium iproute2 dnsmasq-base \
+        chromium iproute2 dnsmasq-base srt-tools \
         gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
 }
 

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "support/srt.rs"]
+#[path = "support/scripted_srt.rs"]
 mod support;
 
 use std::{

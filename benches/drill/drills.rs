@@ -1,11 +1,14 @@
 //! The drills.
 
+mod abandoned;
 mod dead_home;
 mod first_try;
+mod flood;
 mod held;
 mod hold;
 mod idle;
 mod loss;
+mod malformed;
 mod partition;
 mod place;
 mod race;
@@ -32,6 +35,9 @@ pub async fn run(drill: Drill, options: &Options, network: Option<&Network>, rep
         Drill::Idle => idle::run(options, network?, report).await,
         Drill::Partition => partition::run(options, network?, report).await,
         Drill::Loss => loss::run(options, report).await,
+        Drill::Flood => flood::run(options, report).await,
+        Drill::Abandoned => abandoned::run(options, report).await,
+        Drill::Malformed => malformed::run(options, report).await,
         Drill::StatefulSet => statefulset::run(options, network?, report).await,
     }
 }

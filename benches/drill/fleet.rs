@@ -66,13 +66,7 @@ impl Place {
 
     /// Free ports on an address of loopback.
     pub fn on(address: Ipv4Addr) -> Self {
-        let free = || {
-            let mut free = free_port();
-            while UdpSocket::bind((address, free.port())).is_err() {
-                free = free_port();
-            }
-            SocketAddr::from((address, free.port()))
-        };
+        let free = || free_address(address);
         Self { rtmp: free(), api: free(), gossip: free(), grpc: free(), namespace: None }
     }
 
@@ -88,6 +82,15 @@ impl Place {
             namespace: Some(namespace.clone()),
         }
     }
+}
+
+/// A port on an address of loopback that nobody has, by TCP or by UDP.
+pub fn free_address(address: Ipv4Addr) -> SocketAddr {
+    let mut free = free_port();
+    while UdpSocket::bind((address, free.port())).is_err() {
+        free = free_port();
+    }
+    SocketAddr::from((address, free.port()))
 }
 
 /// One node.

@@ -1,5 +1,5 @@
-//! Drills for a cluster: real node processes, origins and RTMP clients, on which happens what happens
-//! in production. Each drill prints its figures beside what they must be; the exit code is 1 if one
+//! Drills for a cluster: real node processes, origins and clients, on which happens what happens in
+//! production. Each drill prints its figures beside what they must be; the exit code is 1 if one
 //! of them was not merely slow, but wrong.
 //!
 //! ```text
@@ -14,6 +14,7 @@
 mod api;
 mod client;
 mod drills;
+mod edge;
 mod fleet;
 mod links;
 mod options;
@@ -22,6 +23,8 @@ mod peer;
 mod report;
 #[path = "../../tests/support/mod.rs"]
 mod support;
+#[path = "../udp/mod.rs"]
+mod udp;
 
 use std::{error::Error, process::ExitCode, thread};
 

@@ -31,6 +31,12 @@ pub enum Drill {
     Loss,
     /// Nodes with names in DNS are restarted one after the other, some at new addresses.
     StatefulSet,
+    /// Datagrams from made-up addresses arrive all the time.
+    Flood,
+    /// Clients of WebRTC and SRT go without a word.
+    Abandoned,
+    /// Datagrams arrive that are not what they seem.
+    Malformed,
 }
 
 impl Drill {
@@ -47,6 +53,9 @@ impl Drill {
             Self::Partition => "partition",
             Self::Loss => "loss",
             Self::StatefulSet => "statefulset",
+            Self::Flood => "flood",
+            Self::Abandoned => "abandoned",
+            Self::Malformed => "malformed",
         }
     }
 
@@ -69,6 +78,9 @@ impl clap::ValueEnum for Drill {
             Self::Partition,
             Self::Loss,
             Self::StatefulSet,
+            Self::Flood,
+            Self::Abandoned,
+            Self::Malformed,
         ]
     }
 
@@ -88,6 +100,8 @@ pub struct Options {
     pub tries: usize,
     /// Placements of "hold", and of each node in "ready" and "idle".
     pub placements: usize,
+    /// Sessions of "abandoned".
+    pub sessions: usize,
 }
 
 impl Options {
@@ -96,12 +110,13 @@ impl Options {
         let mut matches = command().get_matches_from(args);
         // Every argument has a default, so `unwrap_or` never falls back.
         let mut number = |name: &str| matches.remove_one::<u64>(name).unwrap_or(1) as usize;
-        let (tries, placements) = (number("tries"), number("placements"));
+        let [tries, placements, sessions] = ["tries", "placements", "sessions"].map(&mut number);
         Self {
             drills: matches.remove_many("drill").into_iter().flatten().collect(),
             proxy: matches.remove_one("proxy-bin").unwrap_or_default(),
             tries,
             placements,
+            sessions,
         }
     }
 }
@@ -118,7 +133,7 @@ fn command() -> Command {
                 .num_args(1..)
                 .value_delimiter(',')
                 .value_parser(EnumValueParser::<Drill>::new())
-                .default_value("first-try,race,place,hold,dead-home,ready,idle,partition,loss,statefulset")
+                .default_value("first-try,race,place,hold,dead-home,ready,idle,partition,loss,statefulset,flood,abandoned,malformed")
                 .help("Drills"),
         )
         .arg(
@@ -131,5 +146,6 @@ fn command() -> Command {
         )
         .arg(number("tries", "1000", "Tries of first-try, race and place"))
         .arg(number("placements", "10000", "Placements of hold; of each node in ready and idle"))
+        .arg(number("sessions", "1000", "Sessions of abandoned, of WebRTC and of SRT each"))
         .arg(Arg::new("bench").long("bench").action(ArgAction::SetTrue).hide(true))
 }

@@ -21,7 +21,7 @@ pub fn machine() -> String {
 pub fn versions(options: &Options) -> String {
     let uses = |is: fn(Scenario) -> bool| options.scenarios.iter().copied().any(is);
     let mut others = Vec::new();
-    if uses(|scenario| !scenario.is_http()) {
+    if uses(|scenario| !scenario.is_http() && !scenario.is_udp()) {
         others.push(options.origin.map_or_else(
             || format!("{} with its RTMP module", first_line(Path::new("nginx"), "-v")),
             |address| format!("the origin at {address}"),
@@ -38,14 +38,20 @@ pub fn versions(options: &Options) -> String {
         let wrk = wrk.split(" [").next().unwrap_or_default();
         others.push(format!("{} for segments, {wrk}", first_line(Path::new("nginx"), "-v")));
     }
-    let haproxy = first_line(Path::new("haproxy"), "-v");
-    let haproxy = haproxy.split(" - ").next().unwrap_or_default();
+    if uses(Scenario::is_udp) {
+        let nginx = first_line(Path::new("nginx"), "-v");
+        others.push(format!("{nginx} for datagrams, an origin of its own for WebRTC and SRT"));
+    }
+    if uses(|scenario| !scenario.is_udp()) {
+        let haproxy = first_line(Path::new("haproxy"), "-v");
+        others.insert(0, haproxy.split(" - ").next().unwrap_or_default().to_owned());
+    }
     let proxy = if options.proxy == Path::new(env!("CARGO_BIN_EXE_srs-proxy")) {
         format!("srs-proxy {}", env!("CARGO_PKG_VERSION"))
     } else {
         format!("the proxy in {}", options.proxy.display())
     };
-    format!("{proxy}, {haproxy}, {}", others.join(", "))
+    format!("{proxy}, {}", others.join(", "))
 }
 
 /// What a program says of its version, on either output.

@@ -1,5 +1,5 @@
-//! What relaying RTMP and HTTP streams costs: this proxy, HAProxy and a bare byte relay, one after the
-//! other in front of the same origin, under the same load.
+//! What relaying RTMP, HTTP, WebRTC and SRT streams costs: this proxy, HAProxy or nginx and a bare byte
+//! relay, one after the other in front of the same origin, under the same load.
 //!
 //! ```text
 //! cargo bench --bench relay -- --rounds 3
@@ -19,9 +19,15 @@
 //! `--http-origin` names an SRS to use instead; the stream is then published to `--origin`. "segments"
 //! has wrk (Debian: `wrk`) fetch HLS from nginx through a relay that has one core for itself, while wrk
 //! and nginx share another.
+//!
+//! "webrtc" and "srt" measure the proxy beside nginx's stream module (Debian: `libnginx-mod-stream`) as a
+//! plain relay of UDP. Their origin sends as SRS does, a datagram for each packet of each player; players
+//! receive one by one. What a relay hands to the kernel in one piece (GSO) is therefore cut on the relay's
+//! own account, as it is where no network card does it.
 
 mod bare;
 mod client;
+mod datagrams;
 mod flv;
 mod latency;
 mod load;
@@ -35,6 +41,8 @@ mod report;
 mod run;
 mod segments;
 mod stats;
+#[path = "../udp/mod.rs"]
+mod udp;
 
 use std::{error::Error, process::ExitCode};
 
@@ -47,12 +55,15 @@ type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 const BARE_RELAY: &str = "bare-relay";
 /// The one that makes it an origin of HTTP-FLV.
 const FLV_ORIGIN: &str = "flv-origin";
+/// The one that makes it an origin of WebRTC or SRT.
+const UDP_ORIGIN: &str = "udp-origin";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     let outcome = match args.get(1).map(String::as_str) {
         Some(BARE_RELAY) => bare::run(&args[2..]),
         Some(FLV_ORIGIN) => flv::run_origin(&args[2..]),
+        Some(UDP_ORIGIN) => datagrams::run_origin(&args[2..]),
         // Test runners start benchmarks as well; only `cargo bench` says so.
         _ if !args.iter().any(|arg| arg == "--bench") => return ExitCode::SUCCESS,
         _ => bench(&Options::parse(&args)),

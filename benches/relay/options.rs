@@ -21,11 +21,24 @@ pub enum Scenario {
     Flv,
     /// HLS segments and playlists by HTTP, as fast as they come.
     Segments,
+    /// Many players of one stream by WebRTC.
+    Webrtc,
+    /// Many players of one stream by SRT.
+    Srt,
 }
 
 impl clap::ValueEnum for Scenario {
     fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Players, Self::Publishers, Self::Idle, Self::Latency, Self::Flv, Self::Segments]
+        &[
+            Self::Players,
+            Self::Publishers,
+            Self::Idle,
+            Self::Latency,
+            Self::Flv,
+            Self::Segments,
+            Self::Webrtc,
+            Self::Srt,
+        ]
     }
 
     fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
@@ -37,6 +50,8 @@ impl clap::ValueEnum for Scenario {
                 Self::Latency => "latency",
                 Self::Flv => "flv",
                 Self::Segments => "segments",
+                Self::Webrtc => "webrtc",
+                Self::Srt => "srt",
             }
             .into(),
         )
@@ -49,14 +64,20 @@ impl Scenario {
         matches!(self, Self::Flv | Self::Segments)
     }
 
+    /// Whether this is about datagrams.
+    pub const fn is_udp(self) -> bool {
+        matches!(self, Self::Webrtc | Self::Srt)
+    }
+
     /// Whether `kind` is measured in this.
     pub const fn applies_to(self, kind: Kind) -> bool {
         match kind {
             Kind::Proxy => true,
-            Kind::Haproxy | Kind::Splice => !self.is_http(),
+            Kind::Haproxy | Kind::Splice => !self.is_http() && !self.is_udp(),
             Kind::HaproxyHttp => self.is_http(),
-            Kind::Bare => !matches!(self, Self::Segments),
-            Kind::Direct => matches!(self, Self::Segments),
+            Kind::Nginx => self.is_udp(),
+            Kind::Bare => !matches!(self, Self::Segments) && !self.is_udp(),
+            Kind::Direct => matches!(self, Self::Segments) || self.is_udp(),
         }
     }
 }
@@ -70,6 +91,10 @@ pub struct Options {
     pub publishers: usize,
     /// Players of the scenario "idle".
     pub idle: usize,
+    /// Players of the scenario "webrtc".
+    pub webrtc_players: usize,
+    /// Players of the scenario "srt".
+    pub srt_players: usize,
     /// Connections of the scenario "latency", through a relay and direct each.
     pub connects: usize,
     /// How long one measurement lasts.
@@ -78,6 +103,8 @@ pub struct Options {
     pub rounds: usize,
     /// The rate of a stream, kbit/s.
     pub kbps: u32,
+    /// The rate of a stream of WebRTC or SRT, kbit/s.
+    pub udp_kbps: u64,
     /// The origin, if it is not to be started here.
     pub origin: Option<SocketAddr>,
     /// Where that origin serves HTTP-FLV, if that is not to be started here.
@@ -93,7 +120,8 @@ pub struct Options {
 impl Options {
     /// The most connections at once through a relay, with room for those that are just closing.
     pub fn connections(&self) -> usize {
-        self.players.max(self.publishers).max(self.idle) + 100
+        let datagrams = self.webrtc_players.max(self.srt_players);
+        self.players.max(self.publishers).max(self.idle).max(datagrams) + 100
     }
 
     /// Reads the command line; a mistake in it ends the program.
@@ -105,14 +133,19 @@ impl Options {
             ["players", "publishers", "idle", "connects", "rounds"].map(|name| number(name, 1) as usize);
         let window = Duration::from_secs(number("seconds", 15));
         let kbps = number("kbps", 2600) as u32;
+        let udp_kbps = number("udp-kbps", 2500);
+        let [webrtc_players, srt_players] = ["webrtc-players", "srt-players"].map(|name| number(name, 1) as usize);
         Self {
             players,
             publishers,
             idle,
+            webrtc_players,
+            srt_players,
             connects,
             window,
             rounds,
             kbps,
+            udp_kbps,
             origin: matches.remove_one("origin"),
             http_origin: matches.remove_one("http-origin"),
             proxy: matches.remove_one("proxy-bin").unwrap_or_default(),
@@ -128,14 +161,17 @@ fn command() -> Command {
             Arg::new(name).long(name).default_value(default).value_parser(value_parser!(u64).range(range)).help(help)
         };
     Command::new("relay")
-        .about("Measures relays of RTMP and HTTP streams side by side on one origin")
+        .about("Measures relays of RTMP, HTTP, WebRTC and SRT streams side by side on one origin")
         .arg(number("players", "100", 1..=3000, "Players of one stream"))
         .arg(number("publishers", "20", 1..=1000, "Publishers, each of its own stream"))
         .arg(number("idle", "1000", 1..=3000, "Players whose memory is measured"))
+        .arg(number("webrtc-players", "100", 1..=1000, "Players of one stream by WebRTC"))
+        .arg(number("srt-players", "50", 1..=1000, "Players of one stream by SRT"))
         .arg(number("connects", "200", 10..=10_000, "Connections whose latency is measured"))
         .arg(number("seconds", "15", 1..=300, "Length of one measurement"))
         .arg(number("rounds", "3", 1..=100, "How often everything is measured"))
         .arg(number("kbps", "2600", 200..=50_000, "Rate of a stream in kbit/s"))
+        .arg(number("udp-kbps", "2500", 200..=50_000, "Rate of a stream of WebRTC or SRT in kbit/s"))
         .arg(
             Arg::new("origin")
                 .long("origin")
@@ -164,7 +200,7 @@ fn command() -> Command {
                 .long("only")
                 .value_delimiter(',')
                 .value_parser(EnumValueParser::<Scenario>::new())
-                .default_value("players,publishers,idle,latency,flv,segments")
+                .default_value("players,publishers,idle,latency,flv,segments,webrtc,srt")
                 .help("Scenarios"),
         )
         .arg(
@@ -172,7 +208,7 @@ fn command() -> Command {
                 .long("relays")
                 .value_delimiter(',')
                 .value_parser(EnumValueParser::<Kind>::new())
-                .default_value("proxy,haproxy,splice,haproxy-http,bare,direct")
+                .default_value("proxy,haproxy,splice,haproxy-http,nginx,bare,direct")
                 .help("What is measured, where it applies"),
         )
         .arg(Arg::new("bench").long("bench").action(ArgAction::SetTrue).hide(true))

@@ -3,7 +3,7 @@
 use std::{env, fs, net::SocketAddr, path::Path, process::Command};
 
 use crate::{
-    FLV_ORIGIN, Result,
+    FLV_ORIGIN, Result, UDP_ORIGIN,
     options::{Options, Scenario},
     process::{Pinned, Process, free_address, pinned, with_sbin},
     relays::Server,
@@ -14,7 +14,7 @@ use crate::{
 pub async fn origin(scenario: Scenario, options: &Options, directory: &Path) -> Result<Server> {
     let running = match scenario {
         Scenario::Flv => options.http_origin,
-        Scenario::Segments => None,
+        Scenario::Segments | Scenario::Webrtc | Scenario::Srt => None,
         _ => options.origin,
     };
     if let Some(address) = running {
@@ -27,6 +27,12 @@ pub async fn origin(scenario: Scenario, options: &Options, directory: &Path) -> 
             command.args([FLV_ORIGIN, &address.to_string(), &options.kbps.to_string()]);
             (command, "flv-origin")
         }
+        Scenario::Webrtc | Scenario::Srt => {
+            let protocol = if scenario == Scenario::Webrtc { "webrtc" } else { "srt" };
+            let mut command = Command::new(env::current_exe()?);
+            command.args([UDP_ORIGIN, protocol, &address.to_string(), &options.udp_kbps.to_string()]);
+            (command, "udp-origin")
+        }
         Scenario::Segments => {
             segments::write_files(&directory.join("www"))?;
             (nginx(directory, &files_config(address), pinned(Pinned::Load, "nginx")?)?, "nginx")
@@ -38,7 +44,8 @@ pub async fn origin(scenario: Scenario, options: &Options, directory: &Path) -> 
     Ok(Server { process: Some(process), address })
 }
 
-fn nginx(directory: &Path, config: &str, mut command: Command) -> Result<Command> {
+/// The command that runs nginx with a configuration.
+pub fn nginx(directory: &Path, config: &str, mut command: Command) -> Result<Command> {
     let file = directory.join("nginx.conf");
     fs::write(&file, config)?;
     // The prefix keeps whatever nginx wants to create inside the directory.

@@ -5,12 +5,14 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep},
@@ -47,7 +49,7 @@ pub fn with_sbin() -> String {
     format!("{}:/usr/sbin:/usr/local/sbin", env::var("PATH").unwrap_or_default())
 }
 
-/// A process that is killed when it is dropped.
+/// A process that is killed when it is dropped, with those that it has started.
 pub struct Process {
     child: Child,
     log: PathBuf,
@@ -69,6 +71,7 @@ impl Process {
         let out = File::create(&log)?;
         let child = command
             .current_dir(directory)
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out)
@@ -99,12 +102,23 @@ impl Process {
         lines.into_iter().rev().collect::<Vec<_>>().join(" / ")
     }
 
-    /// User and system time of all threads so far.
-    ///
+    /// The process and its children: nginx works in those.
+    fn family(&self) -> Result<Vec<u32>> {
+        let id = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
+        let children = children.split_whitespace().map(str::parse).collect::<Result<Vec<u32>, _>>()?;
+        Ok([vec![id], children].concat())
+    }
+
+    /// User and system time of all threads so far, those of children included.
+    pub fn cpu(&self) -> Result<Duration> {
+        self.family()?.into_iter().map(Self::cpu_of).sum()
+    }
+
     /// The scheduler accounts for each living thread in nanoseconds, and in ticks for the whole
     /// process, ended threads included. Both only ever leave something out, so the larger is nearer.
-    pub fn cpu(&self) -> Result<Duration> {
-        let proc = PathBuf::from(format!("/proc/{}", self.child.id()));
+    fn cpu_of(id: u32) -> Result<Duration> {
+        let proc = PathBuf::from(format!("/proc/{id}"));
         let stat = fs::read_to_string(proc.join("stat"))?;
         // The command's name may hold spaces; utime and stime are the 12th and 13th field behind it.
         let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
@@ -135,12 +149,17 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
         let _ = self.child.wait();
     }
 }
 
-/// An address of this machine that nobody listens on.
+/// An address of this machine that nobody listens on, by TCP or by UDP.
 pub fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+    loop {
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        if UdpSocket::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
 }

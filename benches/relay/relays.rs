@@ -7,6 +7,7 @@ use clap::builder::PossibleValue;
 use crate::{
     BARE_RELAY, Result,
     options::{Options, Scenario},
+    origins::nginx,
     process::{Pinned, Process, free_address, pinned, with_sbin},
 };
 
@@ -21,6 +22,8 @@ pub enum Kind {
     Splice,
     /// HAProxy in HTTP mode.
     HaproxyHttp,
+    /// nginx's stream module.
+    Nginx,
     /// A relay of bytes.
     Bare,
     /// Nothing: the origin itself.
@@ -35,6 +38,7 @@ impl Kind {
             Self::Haproxy => "HAProxy, TCP mode",
             Self::Splice => "HAProxy with splice",
             Self::HaproxyHttp => "HAProxy, HTTP mode",
+            Self::Nginx => "nginx, stream module",
             Self::Bare => "bare byte relay",
             Self::Direct => "the origin itself",
         }
@@ -46,6 +50,7 @@ impl Kind {
             Self::Haproxy => "haproxy",
             Self::Splice => "splice",
             Self::HaproxyHttp => "haproxy-http",
+            Self::Nginx => "nginx",
             Self::Bare => "bare",
             Self::Direct => "direct",
         }
@@ -54,7 +59,7 @@ impl Kind {
 
 impl clap::ValueEnum for Kind {
     fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Proxy, Self::Haproxy, Self::Splice, Self::HaproxyHttp, Self::Bare, Self::Direct]
+        &[Self::Proxy, Self::Haproxy, Self::Splice, Self::HaproxyHttp, Self::Nginx, Self::Bare, Self::Direct]
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
@@ -91,6 +96,7 @@ pub async fn start(
             command.arg("-db").arg("-f").arg(&config).env("PATH", with_sbin());
             command
         }
+        Kind::Nginx => nginx(directory, &stream_config(address, origin, options, threads), Command::new("nginx"))?,
         Kind::Bare => {
             let mut command = program(&env::current_exe()?)?;
             command.args([BARE_RELAY, &address.to_string(), &origin.to_string()]);
@@ -115,18 +121,42 @@ fn proxy(
         command.env_remove(name);
     }
     let none = || "127.0.0.1:0".to_owned();
-    let (rtmp, http) = if scenario.is_http() { (none(), address.to_string()) } else { (address.to_string(), none()) };
+    let (mut api, mut webrtc, mut srt) = (none(), none(), none());
+    match scenario {
+        Scenario::Webrtc => (api, webrtc) = (address.to_string(), address.to_string()),
+        // Where it listens for TCP as well tells that it is there.
+        Scenario::Srt => (api, srt) = (address.to_string(), address.to_string()),
+        _ => {}
+    }
+    let is_rtmp = !scenario.is_http() && !scenario.is_udp();
+    let (rtmp, http) = if scenario.is_http() {
+        (none(), address.to_string())
+    } else if is_rtmp {
+        (address.to_string(), none())
+    } else {
+        (none(), none())
+    };
     let connections = options.connections().to_string();
     command
         .env("PROXY_RTMP_SERVER", rtmp)
         .env("PROXY_HTTP_SERVER", http)
-        .env("PROXY_HTTP_API", none())
+        .env("PROXY_HTTP_API", api)
+        .env("PROXY_WEBRTC_SERVER", webrtc)
+        .env("PROXY_SRT_SERVER", srt)
         .env("PROXY_SYSTEM_API", free_address()?.to_string())
         .env("PROXY_DEFAULT_BACKEND_ENABLED", "on")
         .env("PROXY_DEFAULT_BACKEND_IP", origin.ip().to_string())
         .env("PROXY_DEFAULT_BACKEND_RTMP", origin.port().to_string());
     if scenario.is_http() {
         command.env("PROXY_DEFAULT_BACKEND_HTTP", origin.port().to_string());
+    }
+    for protocol in ["API", "RTC", "SRT"].iter().filter(|_| scenario.is_udp()) {
+        command.env(format!("PROXY_DEFAULT_BACKEND_{protocol}"), origin.port().to_string());
+    }
+    for server in ["WEBRTC", "SRT"] {
+        for limit in ["MAX_SESSIONS", "MAX_SESSIONS_PER_IP"] {
+            command.env(format!("PROXY_{server}_{limit}"), &connections);
+        }
     }
     // All clients come from one address here.
     for server in ["RTMP", "HTTP"] {
@@ -141,6 +171,33 @@ fn proxy(
 /// The threads that every relay may use: those that tokio takes by default.
 fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Each worker has a socket of its own, between which the kernel chooses by the client's address. The
+/// server of TCP only tells that nginx is there.
+fn stream_config(address: SocketAddr, origin: SocketAddr, options: &Options, threads: usize) -> String {
+    let connections = 4 * options.connections();
+    format!(
+        "load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+daemon off;
+worker_processes {threads};
+pid nginx.pid;
+error_log stderr warn;
+events {{ worker_connections {connections}; }}
+stream {{
+    access_log off;
+    server {{
+        listen {address};
+        return up;
+    }}
+    server {{
+        listen {address} udp reuseport;
+        proxy_pass {origin};
+        proxy_timeout 60s;
+    }}
+}}
+"
+    )
 }
 
 fn haproxy_config(kind: Kind, address: SocketAddr, origin: SocketAddr, options: &Options, threads: usize) -> String {

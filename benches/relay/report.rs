@@ -38,6 +38,15 @@ pub fn brief(finding: &Finding) -> String {
             found.bytes as f64 / MB,
             found.seconds_per_gb().unwrap_or_default(),
         ),
+        Finding::Datagrams(found) => format!(
+            "{} datagrams, {:.0}/s, {} lost, {:.2} µs of CPU each, from the origin p50 {:.2} ms, p99 {:.2} ms",
+            found.relayed,
+            found.rate(),
+            found.lost,
+            found.micros_per_packet().unwrap_or_default(),
+            found.p50,
+            found.p99,
+        ),
     }
 }
 
@@ -54,22 +63,27 @@ fn write_all(out: &mut String, options: &Options, findings: &Findings) -> fmt::R
     writeln!(
         out,
         "{} players of one {} kbit/s stream, {} publishers of such streams, {} s each; {} idle players; {} connects; \
-         median (min–max) of {} rounds, one relay after the other in each. CPU time from /proc/PID/task/*/schedstat; \
-         1 GB is 10⁹ bytes.\n",
+         {} WebRTC players and {} SRT players of one {} kbit/s stream; median (min–max) of {} rounds, one relay after \
+         the other in each. CPU time from /proc/PID/task/*/schedstat; 1 GB is 10⁹ bytes.\n",
         options.players,
         options.kbps,
         options.publishers,
         options.window.as_secs(),
         options.idle,
         options.connects,
+        options.webrtc_players,
+        options.srt_players,
+        options.udp_kbps,
         options.rounds,
     )?;
     table(out, options, findings, &rtmp_columns(options))?;
     table(out, options, findings, &http_columns(options))?;
+    table(out, options, findings, &udp_columns(&format!("{} WebRTC", options.webrtc_players), Scenario::Webrtc))?;
+    table(out, options, findings, &udp_columns(&format!("{} SRT", options.srt_players), Scenario::Srt))?;
     let direct = |pick: fn(Percentiles) -> f64| {
         Summary::of(findings.of_all(Scenario::Latency).filter_map(|finding| match finding {
             Finding::Latency(found) => Some(pick(found.direct)),
-            Finding::Load(_) | Finding::Segments(_) => None,
+            _ => None,
         }))
     };
     if let (Some(p50), Some(p99)) = (direct(|p| p.p50), direct(|p| p.p99)) {
@@ -115,6 +129,16 @@ fn http_columns(options: &Options) -> Vec<Column> {
     ]
 }
 
+fn udp_columns(players: &str, scenario: Scenario) -> Vec<Column> {
+    vec![
+        (format!("{players} players, CPU µs/datagram"), Measure::Datagram(scenario), 2),
+        ("datagrams/s".into(), Measure::Datagrams(scenario), 0),
+        ("lost".into(), Measure::Lost(scenario), 0),
+        ("from the origin p50, ms".into(), Measure::DelayP50(scenario), 2),
+        ("p99, ms".into(), Measure::DelayP99(scenario), 2),
+    ]
+}
+
 /// A line for each relay of which anything is known; nothing if there is none.
 fn table(out: &mut String, options: &Options, findings: &Findings, columns: &[Column]) -> fmt::Result {
     let mut lines = Vec::new();
@@ -155,12 +179,23 @@ enum Measure {
     Errors,
     RequestP99,
     CpuOfRequests,
+    /// Of datagrams: CPU microseconds of each, how many a second, how many of the stream were lost, ms.
+    Datagram(Scenario),
+    Datagrams(Scenario),
+    Lost(Scenario),
+    DelayP50(Scenario),
+    DelayP99(Scenario),
 }
 
 impl Measure {
     const fn scenario(self) -> Scenario {
         match self {
-            Self::Cpu(scenario) => scenario,
+            Self::Cpu(scenario)
+            | Self::Datagram(scenario)
+            | Self::Datagrams(scenario)
+            | Self::Lost(scenario)
+            | Self::DelayP50(scenario)
+            | Self::DelayP99(scenario) => scenario,
             Self::Resident | Self::Peak => Scenario::Idle,
             Self::P50 | Self::P99 => Scenario::Latency,
             Self::Rate | Self::Errors | Self::RequestP99 | Self::CpuOfRequests => Scenario::Segments,
@@ -180,6 +215,11 @@ fn values(findings: &Findings, measure: Measure, kind: Kind) -> Vec<(usize, f64)
         (Measure::Rate, Finding::Segments(found)) => Some(found.rate()),
         (Measure::Errors, Finding::Segments(found)) => Some(found.errors as f64),
         (Measure::RequestP99, Finding::Segments(found)) => Some(found.p99.as_secs_f64() * 1e3),
+        (Measure::Datagram(_), Finding::Datagrams(found)) => found.micros_per_packet(),
+        (Measure::Datagrams(_), Finding::Datagrams(found)) => Some(found.rate()),
+        (Measure::Lost(_), Finding::Datagrams(found)) => Some(found.lost as f64),
+        (Measure::DelayP50(_), Finding::Datagrams(found)) => Some(found.p50),
+        (Measure::DelayP99(_), Finding::Datagrams(found)) => Some(found.p99),
         _ => None,
     };
     findings.of(measure.scenario(), kind).filter_map(|(round, finding)| Some((round, number(finding)?))).collect()
@@ -242,6 +282,15 @@ fn targets(options: &Options) -> Vec<Target> {
     };
     let absolute =
         |what: &str, measure, limit| Target { what: what.to_owned(), measure, relative_to: None, limit: Some(limit) };
+    let datagram = |name: &str, scenario| Target {
+        what: format!("{name} players, CPU of a datagram ÷ {}", Kind::Nginx.title()),
+        measure: Measure::Datagram(scenario),
+        relative_to: Some(Kind::Nginx),
+        limit: Some(Limit::AtMost(1.0)),
+    };
+    let lost = |name: &str, scenario| {
+        absolute(&format!("{name} players, datagrams lost"), Measure::Lost(scenario), Limit::AtMost(0.0))
+    };
     vec![
         ratio("players", Scenario::Players, Kind::Haproxy, Some(0.7)),
         ratio("players", Scenario::Players, Kind::Splice, None),
@@ -257,5 +306,9 @@ fn targets(options: &Options) -> Vec<Target> {
         absolute("segments on one core, requests/s", Measure::Rate, Limit::AtLeast(2000.0)),
         absolute("segments on one core, errors", Measure::Errors, Limit::AtMost(0.0)),
         ratio("segments", Scenario::Segments, Kind::HaproxyHttp, None),
+        datagram("WebRTC", Scenario::Webrtc),
+        lost("WebRTC", Scenario::Webrtc),
+        datagram("SRT", Scenario::Srt),
+        lost("SRT", Scenario::Srt),
     ]
 }

@@ -4,6 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use crate::{
     Result,
+    datagrams::{self, Datagrams},
     latency::{self, Latency},
     load::{self, By, Measured, Source},
     media::Media,
@@ -26,6 +27,8 @@ pub enum Finding {
     Latency(Latency),
     /// Of segments.
     Segments(Segments),
+    /// Of players by WebRTC and SRT.
+    Datagrams(Datagrams),
 }
 
 /// All findings.
@@ -92,7 +95,7 @@ impl<'a> Bench<'a> {
         let media = match scenario {
             Scenario::Players => Some(Media::ordinary(options.kbps)),
             Scenario::Flv if options.http_origin.is_some() => Some(Media::ordinary(options.kbps)),
-            Scenario::Publishers | Scenario::Flv | Scenario::Segments => None,
+            Scenario::Publishers | Scenario::Flv | Scenario::Segments | Scenario::Webrtc | Scenario::Srt => None,
             Scenario::Idle => Some(Media::trickle()),
             Scenario::Latency => Some(Media::ticking()),
         };
@@ -129,6 +132,14 @@ impl<'a> Bench<'a> {
             }
             Scenario::Latency => {
                 Finding::Latency(latency::measure(address, self.origin.address, name, options.connects).await?)
+            }
+            Scenario::Webrtc | Scenario::Srt => {
+                let origin = self.origin.address;
+                // nginx knows nothing of signalling.
+                let signalling = if kind == Kind::Nginx { origin } else { address };
+                let (scenario, process) = (self.scenario, relay.process.as_ref());
+                let found = datagrams::measure(scenario, options, origin, address, signalling, process).await?;
+                Finding::Datagrams(found)
             }
             Scenario::Segments => {
                 let process = relay.process.as_ref();

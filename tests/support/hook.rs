@@ -28,6 +28,12 @@ pub struct Hook {
 impl Hook {
     /// Starts a server that allows everything.
     pub fn start() -> Self {
+        Self::serving("")
+    }
+
+    /// Starts a server that answers every call with a page.
+    pub fn serving(page: impl Into<String>) -> Self {
+        let page = page.into();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let calls = Arc::new(Mutex::new(Vec::new()));
@@ -39,7 +45,7 @@ impl Hook {
                     if stopped.load(Ordering::SeqCst) {
                         break;
                     }
-                    if let Ok(call) = stream.and_then(|s| answer(&s)) {
+                    if let Ok(call) = stream.and_then(|s| answer(&s, &page)) {
                         calls.lock().unwrap().push(call);
                     }
                 }
@@ -70,7 +76,7 @@ impl Drop for Hook {
     }
 }
 
-fn answer(mut stream: &TcpStream) -> std::io::Result<Call> {
+fn answer(mut stream: &TcpStream, page: &str) -> std::io::Result<Call> {
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     let mut reader = BufReader::new(stream);
     let mut length = 0;
@@ -87,7 +93,9 @@ fn answer(mut stream: &TcpStream) -> std::io::Result<Call> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
-    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+    let length = page.len();
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {length}\r\n");
+    stream.write_all(format!("{head}Connection: close\r\n\r\n{page}").as_bytes())?;
     Ok(form(&String::from_utf8_lossy(&body)))
 }
 

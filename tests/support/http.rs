@@ -26,15 +26,16 @@ impl Response {
 
 /// Asks for a resource. `Err` if the server cannot be reached or breaks off.
 pub fn get(server: SocketAddr, path: &str) -> std::io::Result<Response> {
-    request(server, "GET", path, "")
+    send(server, "GET", path, "", "")
 }
 
 /// Posts a JSON body.
 pub fn post(server: SocketAddr, path: &str, json: &str) -> std::io::Result<Response> {
-    request(server, "POST", path, json)
+    send(server, "POST", path, "application/json", json)
 }
 
-fn request(server: SocketAddr, method: &str, path: &str, body: &str) -> std::io::Result<Response> {
+/// Sends a request; without a body, `kind` says nothing.
+pub fn send(server: SocketAddr, method: &str, path: &str, kind: &str, body: &str) -> std::io::Result<Response> {
     let limit = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&server, limit)?;
     stream.set_read_timeout(Some(limit))?;
@@ -42,7 +43,7 @@ fn request(server: SocketAddr, method: &str, path: &str, body: &str) -> std::io:
     let head = format!("{method} {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n");
     let entity = match body.len() {
         0 => String::new(),
-        length => format!("Content-Type: application/json\r\nContent-Length: {length}\r\n"),
+        length => format!("Content-Type: {kind}\r\nContent-Length: {length}\r\n"),
     };
     stream.write_all(format!("{head}{entity}\r\n{body}").as_bytes())?;
     let mut answer = Vec::new();

@@ -6,11 +6,13 @@
 // Each test binary uses its own part of this.
 #![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod browser;
 pub mod dnsmasq;
 pub mod ffmpeg;
 pub mod gstreamer;
 pub mod hook;
 pub mod http;
+pub mod lossy;
 pub mod media;
 pub mod mesh;
 pub mod netns;
@@ -23,6 +25,7 @@ pub mod recorder;
 pub mod redis;
 pub mod redis_nodes;
 pub mod rtmpdump;
+pub mod srt;
 pub mod wait;
 
 pub use nginx::Nginx;

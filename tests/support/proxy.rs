@@ -24,6 +24,9 @@ pub struct Proxy {
     pub process: Process,
     rtmp: SocketAddr,
     http: SocketAddr,
+    http_api: SocketAddr,
+    webrtc: SocketAddr,
+    srt: SocketAddr,
     api: SocketAddr,
     _dir: TempDir,
 }
@@ -51,16 +54,16 @@ impl Proxy {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PROXY_")) {
             command.env_remove(name);
         }
-        for listener in ["RTMP_SERVER", "HTTP_SERVER", "HTTP_API", "SYSTEM_API"] {
+        for listener in ["RTMP_SERVER", "HTTP_SERVER", "HTTP_API", "WEBRTC_SERVER", "SRT_SERVER", "SYSTEM_API"] {
             command.env(format!("PROXY_{listener}"), "127.0.0.1:0");
         }
         command.envs(settings.iter().copied());
         let mut process = Process::spawn("srs-proxy", &command);
-        let [rtmp, http, api] = wait_for_some("the proxy says where it listens", LIMIT, || {
+        let [rtmp, http, http_api, webrtc, srt, api] = wait_for_some("the proxy says where it listens", LIMIT, || {
             process.assert_running();
             addresses(&(process.stdout() + &process.stderr()))
         });
-        Self { process, rtmp, http, api, _dir: dir }
+        Self { process, rtmp, http, http_api, webrtc, srt, api, _dir: dir }
     }
 
     /// Starts a proxy with origins registered.
@@ -80,6 +83,21 @@ impl Proxy {
     /// The address of its server of HTTP streams.
     pub fn http(&self) -> SocketAddr {
         self.http
+    }
+
+    /// The address of its HTTP API, where WebRTC is signalled.
+    pub fn http_api(&self) -> SocketAddr {
+        self.http_api
+    }
+
+    /// Where it takes WebRTC media.
+    pub fn webrtc(&self) -> SocketAddr {
+        self.webrtc
+    }
+
+    /// The address of its SRT server.
+    pub fn srt(&self) -> SocketAddr {
+        self.srt
     }
 
     /// The address of its system API.
@@ -102,7 +120,8 @@ impl Proxy {
         self.register_heartbeat(&heartbeat(&format!("vid-{}", rtmp.port()), "run-1", 1, rtmp));
     }
 
-    fn register_heartbeat(&self, heartbeat: &str) {
+    /// Registers what this heartbeat says.
+    pub fn register_heartbeat(&self, heartbeat: &str) {
         let answer = http::post(self.api, "/api/v1/srs/register", heartbeat).unwrap();
         assert_eq!(answer.status, 200, "{answer:?}");
     }
@@ -163,6 +182,11 @@ impl Proxy {
         kib * 1024
     }
 
+    /// Files and sockets that it has open.
+    pub fn files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
+    }
+
     /// Asks it to end, as a service manager does.
     pub fn terminate(&self) {
         self.process.signal(Signal::TERM);
@@ -175,14 +199,15 @@ impl Proxy {
 }
 
 /// The addresses in the line that says that the proxy listens.
-fn addresses(log: &str) -> Option<[SocketAddr; 3]> {
+fn addresses(log: &str) -> Option<[SocketAddr; 6]> {
     let log = plain(log);
     let line = log.lines().find(|line| line.contains("listening") && line.contains("system_api="))?;
     let field = |name: &str| {
         let value = line.split_whitespace().find_map(|word| word.strip_prefix(name))?;
         value.trim_matches('"').parse().ok()
     };
-    Some([field("rtmp=")?, field("http=")?, field("system_api=")?])
+    let names = ["rtmp=", "http=", "http_api=", "webrtc=", "srt=", "system_api="];
+    names.map(field).into_iter().collect::<Option<Vec<_>>>()?.try_into().ok()
 }
 
 /// Removes terminal colours.
