@@ -5,7 +5,10 @@
 #[path = "support/scripted_srt.rs"]
 mod support;
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use srs_proxy::{
     balancer::{Balancer, Intent, Page},
@@ -89,6 +92,24 @@ async fn the_origin_hears_the_callers_own_conclusion_and_the_caller_its_own_addr
     assert_ne!(theirs.cookie, cookie);
     let answer = Handshake::parse(&answer).unwrap();
     assert_eq!((answer.stage, answer.peer_ip), (Stage::Conclusion, peer_ip(Ipv4Addr::LOCALHOST.into())));
+}
+
+#[tokio::test]
+async fn a_client_of_one_address_family_reaches_an_origin_of_the_other() {
+    let (node, origin) = (Node::start().await, Origin::start_at("[::1]:0", Manner::Accept).await);
+    node.register("origin", &origin).await;
+    let caller = Caller::new(&node, 5).await;
+    let cookie = caller.induct().await;
+    let answer = caller.ask(&caller.conclusion(cookie, PLAY)).await;
+    let answer = Handshake::parse(&answer).unwrap();
+    let guest = origin.guest().await;
+    let heard = Handshake::parse(&guest.conclusion).unwrap();
+    assert_eq!(heard.peer_ip, peer_ip(Ipv6Addr::LOCALHOST.into()));
+    assert_eq!(answer.peer_ip, peer_ip(Ipv4Addr::LOCALHOST.into()));
+    caller.send(&data(answer.socket_id, b"up")).await;
+    assert_eq!(origin.packet().await, (guest.leg, data(guest.socket, b"up")));
+    origin.send(&guest, &data(5, b"down")).await;
+    assert_eq!(caller.receive().await, data(5, b"down"));
 }
 
 #[tokio::test]

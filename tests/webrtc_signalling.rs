@@ -452,7 +452,7 @@ async fn closing(name: &str) -> (Origin, Arc<Mutex<usize>>) {
     let seen = Arc::clone(&asked);
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            let mut bytes = [0; 65_536];
+            let mut bytes = [0; 8192];
             if stream.read(&mut bytes).await.is_ok() {
                 *seen.lock().unwrap() += 1;
             }

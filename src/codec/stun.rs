@@ -121,7 +121,9 @@ pub fn is_dtls_close(datagram: &[u8]) -> bool {
     const ALERT: u8 = 21;
     const CLOSE_NOTIFY: u8 = 0;
     let mut rest = datagram;
-    while let Some((record, behind)) = rest.split_first_chunk::<13>() {
+    while Kind::of(rest) == Kind::Dtls
+        && let Some((record, behind)) = rest.split_first_chunk::<13>()
+    {
         let [kind, major, _, epoch_high, epoch_low, .., length_high, length_low] = *record;
         let Some((fragment, next)) =
             behind.split_at_checked(usize::from(u16::from_be_bytes([length_high, length_low])))

@@ -70,7 +70,7 @@ impl<'a> Received<'a> {
 /// A UDP socket.
 #[derive(Debug)]
 pub struct Socket {
-    socket: UdpSocket,
+    udp: UdpSocket,
     state: UdpSocketState,
     /// Whether it has more than one address of this node.
     is_wildcard: bool,
@@ -88,7 +88,7 @@ impl Socket {
         if local.is_ipv6() {
             set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::WANT)?;
         }
-        Ok(Self { socket, state, is_wildcard: local.ip().is_unspecified() })
+        Ok(Self { udp: socket, state, is_wildcard: local.ip().is_unspecified() })
     }
 
     /// A socket for datagrams to and from `to` alone.
@@ -104,12 +104,12 @@ impl Socket {
 
     /// Its own address.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
+        self.udp.local_addr()
     }
 
     /// Sends one datagram to the peer that the socket is connected to.
     pub fn send(&self, datagram: &[u8]) -> io::Result<()> {
-        SockRef::from(&self.socket).send(datagram).map(drop)
+        SockRef::from(&self.udp).send(datagram).map(drop)
     }
 
     /// Sends one datagram to a client.
@@ -124,7 +124,7 @@ impl Socket {
 
     fn transmit(&self, contents: &[u8], path: Path, segment_size: Option<usize>) -> io::Result<()> {
         let transmit = Transmit { destination: path.peer, ecn: None, contents, segment_size, src_ip: path.local };
-        self.state.try_send(UdpSockRef::from(&self.socket), &transmit)
+        self.state.try_send(UdpSockRef::from(&self.udp), &transmit)
     }
 
     /// How many datagrams one call can send.
@@ -135,7 +135,7 @@ impl Socket {
 
 impl AsRawFd for Socket {
     fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
+        self.udp.as_raw_fd()
     }
 }
 

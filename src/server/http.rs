@@ -86,6 +86,7 @@ impl Limits {
     }
 
     /// The same for requests that may take `time` once they have come.
+    #[must_use]
     pub fn with_time_for(self, time: Duration) -> Self {
         let time = self.header_timeout.saturating_add(time);
         Self { request_timeout: self.request_timeout.max(time), linger: self.linger.max(time), ..self }

@@ -171,6 +171,23 @@ def target_ports(overlay):
                         yield f"{label(doc)}: {label(workload)} has no port {port['port']}"
 
 
+def datagrams(overlay):
+    """Clients of WebRTC are told the port of the listener, and one node must get all that a client sends."""
+    for doc in overlay.kind("Service"):
+        if overlay.proxy not in overlay.selected(doc["spec"]["selector"]):
+            continue
+        for port in doc["spec"]["ports"]:
+            if port["targetPort"] not in ["webrtc", "srt"]:
+                continue
+            listens = port_of(overlay.setting(LISTENERS[port["targetPort"]]))
+            if port["targetPort"] == "webrtc" and port["port"] != listens:
+                yield f"{label(doc)}: answers to offers name port {listens}, not {port['port']}"
+            if doc["spec"].get("sessionAffinity") != "ClientIP":
+                yield f"{label(doc)}: without sessionAffinity, packets of one client reach several nodes"
+            if doc["spec"].get("externalTrafficPolicy") != "Local":
+                yield f"{label(doc)}: without externalTrafficPolicy Local, the addresses of clients are lost"
+
+
 def listeners(overlay):
     for (name, _), number in ports(overlay.proxy).items():
         listen = overlay.setting(LISTENERS[name])
@@ -347,8 +364,8 @@ def secret(overlay, name):
 
 
 RULES = [
-    known_settings, references, selectors, target_ports, listeners, probes, metrics, drain, hardening, spread,
-    isolation, registration,
+    known_settings, references, selectors, target_ports, datagrams, listeners, probes, metrics, drain, hardening,
+    spread, isolation, registration,
 ]  # fmt: skip
 OF_OVERLAY = {"memory": memory, "redis": redis, "mesh": mesh}
 

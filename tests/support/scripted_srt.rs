@@ -22,7 +22,7 @@ use srs_proxy::{
     metrics::{Metrics, balancer::Measured, scrape::Sources},
     net::listen_udp_group,
     origin::{Endpoint, Origin as Registered},
-    relay::{dial::Dialer, workers::Workers},
+    relay::{dial::Dialer, udp::Socket, workers::Workers},
     server::srt::{Context, serve},
     session::Sessions,
     stream::Vhosts,
@@ -96,6 +96,7 @@ impl Node {
         adjust(&mut settings);
         let sockets = listen_udp_group(&listen, &keys::PROXY_SRT_SERVER.spec, 1 << 20, 2).await.unwrap();
         let address = sockets[0].local_addr().unwrap();
+        let sockets = sockets.into_iter().map(|socket| Arc::new(Socket::new(socket).unwrap())).collect();
         let balancer = Arc::new(MemoryBalancer::new(&config::Balancer {
             kind: BalancerType::Memory,
             policy: Policy::PowerOfTwo,
@@ -125,6 +126,7 @@ impl Node {
             workers: Arc::new(Workers::start(Some(2)).unwrap()),
             closing: closing.clone(),
         });
+        let sockets = sockets.into_iter().map(|socket| Arc::new(Socket::new(socket).unwrap())).collect();
         let server = tokio::spawn(serve(sockets, context, draining.clone(), tracker.clone()));
         Self { address, balancer, sessions, metrics, draining, closing, tracker, server }
     }
@@ -397,8 +399,18 @@ impl Caller {
         loop {
             assert!(start.elapsed() < LIMIT, "no answer");
             self.send(packet).await;
-            if let Ok(answer) = timeout(RETRANSMIT, self.receive()).await {
+            if let Ok(answer) = timeout(RETRANSMIT, self.handshake_for_it()).await {
                 return answer;
+            }
+        }
+    }
+
+    /// The next handshake for this socket. Who had the port before may still be told something.
+    async fn handshake_for_it(&self) -> Vec<u8> {
+        loop {
+            let packet = self.receive().await;
+            if srt::is_handshake(&packet) && srt::destination(&packet) == Some(self.socket) {
+                return packet;
             }
         }
     }

@@ -22,10 +22,10 @@ pub fn ice_pairs(offer: &Description<'_>, answer: &Description<'_>) -> Vec<Strin
         add(theirs.ufrag.filter(|_| !theirs.rejected), ours.ufrag);
     }
     // The one transport of all need not have the same place in both.
-    if pairs.is_empty() {
-        if let (Some(answer), Some(offer)) = (answer.any(), offer.any()) {
-            pairs.push(format!("{answer}:{offer}"));
-        }
+    if pairs.is_empty()
+        && let (Some(answer), Some(offer)) = (answer.any(), offer.any())
+    {
+        pairs.push(format!("{answer}:{offer}"));
     }
     pairs
 }

@@ -48,7 +48,7 @@ impl Batch {
         let mut slots = self.slots.chunks_exact_mut(SLOT);
         let mut slots: [IoSliceMut<'_>; BATCH_SIZE] =
             std::array::from_fn(|_| IoSliceMut::new(slots.next().unwrap_or_default()));
-        socket.state.recv(UdpSockRef::from(&socket.socket), &mut slots, &mut self.meta)
+        socket.state.recv(UdpSockRef::from(&socket.udp), &mut slots, &mut self.meta)
     }
 
     /// What [`Self::fill`] has received.

@@ -11,7 +11,7 @@ const MAX_BURST: usize = 65_535 - 8 - 40;
 pub trait Flow {
     /// Where a datagram of the origin goes; none if it is dropped. One that ends the session is sent
     /// on, too.
-    fn from_origin(&mut self, datagram: &[u8]) -> Option<Path>;
+    fn route(&mut self, datagram: &[u8]) -> Option<Path>;
 }
 
 /// What was forwarded.
@@ -51,7 +51,7 @@ pub async fn forward(origin: &Reader, out: &Socket, flow: &mut impl Flow) -> io:
                 for datagram in batch.received(origin.socket(), count).flat_map(Received::datagrams) {
                     done.packets += 1;
                     done.bytes += datagram.len() as u64;
-                    if let Some(path) = flow.from_origin(datagram) {
+                    if let Some(path) = flow.route(datagram) {
                         burst.add(datagram, path);
                     }
                 }

@@ -72,7 +72,7 @@ async fn one_dual_stack_socket_serves_clients_of_both_families() {
 struct ByFirstByte(Vec<Path>);
 
 impl Flow for ByFirstByte {
-    fn from_origin(&mut self, datagram: &[u8]) -> Option<Path> {
+    fn route(&mut self, datagram: &[u8]) -> Option<Path> {
         self.0.get(usize::from(*datagram.first()?)).copied()
     }
 }

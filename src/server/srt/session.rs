@@ -264,7 +264,7 @@ struct ToClient {
 }
 
 impl Flow for ToClient {
-    fn from_origin(&mut self, packet: &[u8]) -> Option<Path> {
+    fn route(&mut self, packet: &[u8]) -> Option<Path> {
         if srt::destination(packet) != Some(self.socket) {
             return None;
         }
@@ -307,7 +307,7 @@ async fn from_origin(leg: &Leg, flow: &mut ToClient, client: &Client, context: &
     let Client { live, out, .. } = client;
     for packet in &leg.early {
         live.count(Side::Origin, 1, packet.len() as u64);
-        if let Some(path) = flow.from_origin(packet) {
+        if let Some(path) = flow.route(packet) {
             let _ = out.send_to(packet, path);
         }
     }

@@ -94,10 +94,11 @@ impl Lookups {
 /// Opens the session of a username here, if there is one.
 async fn find(registry: &Registry, username: &str, path: Path) -> Result<()> {
     let means = &registry.inner.means;
-    let Some(stream) = means.balancer.session(username).await.map_err(unavailable)? else {
+    let Some(stream) = means.balancer.session(username).await.map_err(|error| unavailable(&error))? else {
         return Err(Error::client(Kind::Refused, "the username belongs to no session"));
     };
-    let publishes = means.balancer.session(&publisher_record(username)).await.map_err(unavailable)?.is_some();
+    let publishes =
+        means.balancer.session(&publisher_record(username)).await.map_err(|error| unavailable(&error))?.is_some();
     let intent = if publishes { Intent::Publish } else { Intent::Play };
     let peer = net::canonical(path.peer);
     let Some(permit) = registry.admit(peer.ip()) else {
@@ -123,7 +124,7 @@ async fn find(registry: &Registry, username: &str, path: Path) -> Result<()> {
     registry.start(Opening { permit, usernames: vec![username.to_owned()], lease, session, span }).await
 }
 
-fn unavailable(error: BalancerError) -> Error {
+fn unavailable(error: &BalancerError) -> Error {
     Error::internal(Kind::Unavailable, error.to_string())
 }
 

@@ -106,15 +106,15 @@ impl Worker {
 
     /// The session of a request, which may be another one than before for its address.
     fn session_of(&mut self, path: Path, username: &str) -> Result<&Arc<Live>, Dropped> {
-        let is_known = self.known.get(&path).is_some_and(|live| live.answers_to(username));
-        if !is_known {
-            let Some(live) = self.registry.find(username).filter(|live| !live.has_ended()) else {
-                self.lookups.look_up(&self.registry, username, path);
-                return Err(Dropped::Unknown);
-            };
-            self.known.insert(path, live);
+        if !self.known.get(&path).is_some_and(|live| live.answers_to(username)) {
+            match self.registry.find(username) {
+                Some(live) => drop(self.known.insert(path, live)),
+                None => self.lookups.look_up(&self.registry, username, path),
+            }
         }
-        self.known.get(&path).ok_or(Dropped::Unknown)
+        // A username that nobody knows may be a new one of the session at this address, which has
+        // restarted ICE: its origin knows.
+        self.known.get(&path).filter(|live| !live.has_ended()).ok_or(Dropped::Unknown)
     }
 
     fn tidy(&mut self) {

@@ -125,7 +125,7 @@ struct ToClient {
 }
 
 impl Flow for ToClient {
-    fn from_origin(&mut self, datagram: &[u8]) -> Option<Path> {
+    fn route(&mut self, datagram: &[u8]) -> Option<Path> {
         self.live.note_goodbye(datagram);
         let way = self.live.peers().way(datagram, Instant::now());
         match way {
