@@ -54,6 +54,16 @@ impl Delivery {
         }
     }
 
+    /// What the client speaks, in the word for people.
+    pub const fn spoken(self) -> &'static str {
+        match self {
+            Self::Rtmp => "rtmp",
+            Self::Progressive | Self::Hls | Self::Dash => "http",
+            Self::Webrtc => "webrtc",
+            Self::Srt => "srt",
+        }
+    }
+
     /// The protocol in which an origin serves it.
     pub const fn protocol(self) -> Protocol {
         match self {
@@ -104,8 +114,6 @@ impl From<Intent> for Role {
 pub struct Session {
     /// Unique on this node for as long as the process runs.
     pub id: u64,
-    /// The protocol that the client speaks.
-    pub protocol: Protocol,
     /// How the stream is delivered.
     pub delivery: Delivery,
     /// The client's address.
@@ -260,7 +268,6 @@ impl Sessions {
     pub fn start(&self, delivery: Delivery, peer: SocketAddr) -> SessionGuard {
         let session = Arc::new(Session {
             id: self.inner.last_id.fetch_add(1, Relaxed) + 1,
-            protocol: delivery.protocol(),
             delivery,
             peer,
             started: Instant::now(),

@@ -99,7 +99,7 @@ fn what_is_published_plays_through_the_same_node() {
     let intents: Vec<_> = sessions.iter().map(|session| session["intent"].as_str().unwrap()).collect();
     assert_eq!(intents, ["publish", "play"]);
     for session in &sessions {
-        assert_eq!((session["protocol"].as_str(), session["origin"].as_str()), (Some("rtc"), Some(&*origin.id())));
+        assert_eq!((session["protocol"].as_str(), session["origin"].as_str()), (Some("webrtc"), Some(&*origin.id())));
         assert_eq!(session["stream"], "__defaultVhost__/live/stream");
     }
     wait_for("both sessions have counted what they moved", LIMIT, || {

@@ -216,7 +216,7 @@ impl SessionView {
         let role = session.role();
         Self {
             id: session.id,
-            protocol: session.protocol.as_str(),
+            protocol: session.delivery.spoken(),
             peer: session.peer.to_string(),
             age_seconds: seconds(session.age()),
             intent: role.map(|(intent, _)| intent.as_str()),
