@@ -126,7 +126,6 @@ impl Node {
             workers: Arc::new(Workers::start(Some(2)).unwrap()),
             closing: closing.clone(),
         });
-        let sockets = sockets.into_iter().map(|socket| Arc::new(Socket::new(socket).unwrap())).collect();
         let server = tokio::spawn(serve(sockets, context, draining.clone(), tracker.clone()));
         Self { address, balancer, sessions, metrics, draining, closing, tracker, server }
     }
