@@ -232,7 +232,7 @@ mod tests {
 
         // Each step has the limit for itself.
         let mut dialogue = self::dialogue(start);
-        let answered = start + LIMIT - ms(1);
+        let answered = start + ms(999);
         assert_eq!(dialogue.receive(INDUCTION_ANSWER, answered), None);
         for n in 0..4 {
             assert_eq!(sent(&mut dialogue, answered + ms(250 * n)), CONCLUSION);

@@ -154,10 +154,14 @@ pub(super) async fn run(opening: Opening, context: Arc<Context>) {
     // Boxed, so that what the beginning needs is given back before the long part.
     let opened = Box::pin(open(&client, &conclusion, &context, &span)).await;
     drop(turn);
+    let mut failed = None;
     let (error, refusal) = match opened {
         Ok((leg, lease)) => {
             drop(conclusion);
-            (relay(&client, leg, lease, &context, &span).await, None)
+            let origin = Arc::clone(&lease.placement().origin);
+            let (end, told) = relay(&client, leg, lease, &context, &span).await;
+            failed = (end.side() == Side::Origin && !told).then_some(origin);
+            (end, None)
         }
         Err(Refusal { error, packet }) => {
             let packet = packet.map(Packet::into_bytes).or_else(|| refusal(&conclusion, &error, &client.live));
@@ -166,7 +170,11 @@ pub(super) async fn run(opening: Opening, context: Arc<Context>) {
     };
     span.in_scope(|| session_log::ended(&client.live, &error));
     let _ = client.desk.send(Event::Ended { connection, path, refusal });
-    drop(permit);
+    drop((client, permit));
+    if let Some(origin) = failed {
+        let Context { balancer, dialer, upstream, .. } = &*context;
+        attempts::suspect_if_dead(&**balancer, &origin, dialer, upstream, &error).await;
+    }
 }
 
 fn span(session: &Session) -> Span {
@@ -273,8 +281,8 @@ impl Flow for ToClient {
     }
 }
 
-/// Moves packets until the session ends, and says why it did.
-async fn relay(client: &Client, leg: Leg, mut lease: Lease, context: &Context, span: &Span) -> Error {
+/// Moves packets until the session ends, and says why it did, and whether the origin knows.
+async fn relay(client: &Client, leg: Leg, mut lease: Lease, context: &Context, span: &Span) -> (Error, bool) {
     let Client { live, out, .. } = client;
     span.in_scope(|| info!("session started"));
     let mut flow = ToClient { path: client.path, socket: client.connection.caller.socket, closed: false };
@@ -295,11 +303,7 @@ async fn relay(client: &Client, leg: Leg, mut lease: Lease, context: &Context, s
     if !origin_knows {
         let _ = leg.reader.socket().send(&srt::shutdown(leg.socket, timestamp(live)));
     }
-    if end.side() == Side::Origin && !origin_knows {
-        let (Context { balancer, dialer, upstream, .. }, origin) = (context, &lease.placement().origin);
-        attempts::suspect_if_dead(&**balancer, origin, dialer, upstream, &end).await;
-    }
-    end
+    (end, origin_knows)
 }
 
 /// Sends on what the origin sends, until there is nothing more to come.
