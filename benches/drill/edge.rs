@@ -22,6 +22,8 @@ use crate::{
 const SESSIONS: &str = "20000";
 /// How long a player may wait for its stream.
 const FIRST_MEDIA: Duration = Duration::from_secs(5);
+/// How long it may take until the files of a session are closed.
+const FILES: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(5);
 /// The stream id of the players of SRT.
 pub const STREAM_ID: &str = "#!::r=live/s,m=request";
@@ -110,6 +112,16 @@ impl Edge {
             }
             sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Waits for a while until the node has no more than `count` files open. A session that is not listed
+    /// any more still has some for a moment.
+    pub async fn wait_for_files(&self, count: usize) -> Result<()> {
+        let started = Instant::now();
+        while self.holding()?.files > count && started.elapsed() < FILES {
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
     }
 
     /// What the node holds now.

@@ -102,6 +102,8 @@ pub struct Options {
     pub placements: usize,
     /// Sessions of "abandoned".
     pub sessions: usize,
+    /// How often as many come.
+    pub times: usize,
 }
 
 impl Options {
@@ -110,13 +112,14 @@ impl Options {
         let mut matches = command().get_matches_from(args);
         // Every argument has a default, so `unwrap_or` never falls back.
         let mut number = |name: &str| matches.remove_one::<u64>(name).unwrap_or(1) as usize;
-        let [tries, placements, sessions] = ["tries", "placements", "sessions"].map(&mut number);
+        let [tries, placements, sessions, times] = ["tries", "placements", "sessions", "times"].map(&mut number);
         Self {
             drills: matches.remove_many("drill").into_iter().flatten().collect(),
             proxy: matches.remove_one("proxy-bin").unwrap_or_default(),
             tries,
             placements,
             sessions,
+            times,
         }
     }
 }
@@ -147,5 +150,6 @@ fn command() -> Command {
         .arg(number("tries", "1000", "Tries of first-try, race and place"))
         .arg(number("placements", "10000", "Placements of hold; of each node in ready and idle"))
         .arg(number("sessions", "1000", "Sessions of abandoned, of WebRTC and of SRT each"))
+        .arg(number("times", "3", "How often so many sessions of abandoned come, one crowd after the other"))
         .arg(Arg::new("bench").long("bench").action(ArgAction::SetTrue).hide(true))
 }

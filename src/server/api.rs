@@ -11,7 +11,7 @@
 //! | `GET /`, `/api/`, `/api/v1/` | what there is |
 //! | `GET /api/v1/openapi.json` | the description of this API and of the system API (OpenAPI 3.1) |
 //! | any method, any `/api/v1/…?origin=ID` | what that origin answers, as it is |
-//! | `/rtc/v1/…` | offers and answers of WebRTC ([`signalling`](super::webrtc::signalling)) |
+//! | `/rtc/v1/…` | offers and answers of WebRTC ([`webrtc::signalling`](super::webrtc::signalling)) |
 //!
 //! All origins that have an HTTP API are asked at once and have `PROXY_HTTP_API_TIMEOUT` for their
 //! answers; suspect ones get 500 ms while there are others. One that does not answer in time, or not as

@@ -2,8 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::sleep;
-
 use crate::{
     Result,
     edge::{Edge, mb},
@@ -20,8 +18,7 @@ const IDLE: Duration = Duration::from_secs(10);
 const NOTICED: Duration = Duration::from_secs(10);
 /// The origins go on sending to whoever is gone.
 const KBPS: u64 = 4;
-/// Each time as many come. What the first ones leave is what an allocator keeps; the others must add nothing.
-const TIMES: usize = 3;
+/// What the first crowd leaves is what an allocator keeps; the others must add no more than this.
 const GROWTH: u64 = 1_000_000;
 
 /// How far a client comes.
@@ -44,23 +41,20 @@ pub async fn run(options: &Options, report: &mut Report) -> Result<()> {
     ] {
         let fresh = edge.holding()?;
         let mut held = Vec::new();
-        for _ in 0..TIMES {
+        for _ in 0..options.times {
             let came = each(options.sessions, WIDTH, |_| come(Arc::clone(&edge), until)).await?;
             came.into_iter().collect::<Result<Vec<()>>>()?;
             let there = edge.sessions().await?;
             let during = edge.holding()?;
             let freed = edge.wait_for_sessions(0, IDLE + NOTICED).await;
             let freed_in = freed.as_ref().map_or_else(ToString::to_string, |time| seconds(*time));
-            // A listed session is the last of what it had, but not by much.
-            let limit = tokio::time::Instant::now() + NOTICED;
-            while edge.holding()?.files > fresh.files && tokio::time::Instant::now() < limit {
-                sleep(Duration::from_millis(50)).await;
-            }
+            edge.wait_for_files(fresh.files).await?;
+            eprintln!("  {}", mb(edge.holding()?.memory));
             held.push((there, during, freed.is_ok(), freed_in, edge.holding()?));
         }
         let (there, during, _, freed_in, after) = held.last().ok_or("nobody came")?;
         report.right(
-            format!("{what}, {} of them {TIMES} times", options.sessions),
+            format!("{what}, {} of them {} times", options.sessions, options.times),
             format!("{there} sessions; the last free after {freed_in}"),
             "all freed",
             held.iter().all(|(there, _, freed, ..)| *freed && *there == options.sessions),
