@@ -28,7 +28,7 @@ const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9000);
 const ORIGIN: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
 const LIMIT: Duration = Duration::from_secs(1);
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-static COOKIES: LazyLock<Arc<Cookies>> = LazyLock::new(|| Arc::new(Cookies::new(&[7; 32], *START)));
+static COOKIES: LazyLock<Arc<Cookies>> = LazyLock::new(|| Arc::new(Cookies::new(&[7; 64], *START)));
 
 fuzz_target!(|bytes: &[u8]| {
     read(bytes);

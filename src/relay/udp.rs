@@ -16,6 +16,10 @@ use std::{
     sync::Arc,
 };
 
+use nix::sys::socket::{
+    setsockopt,
+    sockopt::{IpRecvTos, Ipv4PacketInfo, Ipv6RecvPacketInfo, Ipv6RecvTClass, ReceiveTimestampns},
+};
 use quinn_udp::{Transmit, UdpSockRef, UdpSocketState};
 use rustix::net::sockopt::{Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover};
 use socket2::{Domain, Protocol, SockRef, Type};
@@ -88,7 +92,9 @@ impl Socket {
         if local.is_ipv6() {
             set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::WANT)?;
         }
-        Ok(Self { udp: socket, state, is_wildcard: local.ip().is_unspecified() })
+        let is_wildcard = local.ip().is_unspecified();
+        tell_less(&socket, is_wildcard);
+        Ok(Self { udp: socket, state, is_wildcard })
     }
 
     /// A socket for datagrams to and from `to` alone.
@@ -114,7 +120,11 @@ impl Socket {
 
     /// Sends one datagram to a client.
     pub fn send_to(&self, datagram: &[u8], path: Path) -> io::Result<()> {
-        self.transmit(datagram, path, None)
+        match path.local {
+            // The system has less to read and to check than with what `transmit` tells it.
+            None => SockRef::from(&self.udp).send_to(datagram, &path.peer.into()).map(drop),
+            Some(_) => self.transmit(datagram, path, None),
+        }
     }
 
     /// Sends several datagrams, each of `size` bytes but for the last, which may be shorter.
@@ -130,6 +140,19 @@ impl Socket {
     /// How many datagrams one call can send.
     fn max_segments(&self) -> usize {
         self.state.max_gso_segments()
+    }
+}
+
+/// Has the system tell nothing about a datagram that nobody here reads: it costs time for each, and the
+/// library asks for all of it. What stays is from where it came and, if `to` says so, where it arrived.
+fn tell_less(socket: &UdpSocket, to: bool) {
+    // Those of the other family are refused.
+    let _ = setsockopt(socket, ReceiveTimestampns, &false);
+    let _ = setsockopt(socket, IpRecvTos, &false);
+    let _ = setsockopt(socket, Ipv6RecvTClass, &false);
+    if !to {
+        let _ = setsockopt(socket, Ipv4PacketInfo, &false);
+        let _ = setsockopt(socket, Ipv6RecvPacketInfo, &false);
     }
 }
 
@@ -167,8 +190,8 @@ impl Reader {
     pub async fn receive(&self, mut take: impl FnMut(Received<'_>)) -> io::Result<()> {
         let mut ready = self.socket.ready(INTEREST).await?;
         batch::with(|batch| {
-            for _ in 0..TURN {
-                match batch.receive(self.socket(), &mut take) {
+            for size in batch::sizes().take(TURN) {
+                match batch.receive(self.socket(), size, &mut take) {
                     Ok(true) => {}
                     // A call that gets less than it could take has taken all.
                     Ok(false) => {

@@ -82,7 +82,7 @@ pub async fn serve(sockets: Vec<Arc<Socket>>, context: Arc<Context>, stop: Cance
         max_per_ip: context.srt.max_sessions_per_ip,
         settings: [keys::PROXY_SRT_MAX_SESSIONS.spec.name, keys::PROXY_SRT_MAX_SESSIONS_PER_IP.spec.name],
     };
-    let mut secret = [0; 32];
+    let mut secret = [0; 64];
     rand::fill(&mut secret);
     let shared = Arc::new(Shared {
         admission: Admission::new(limits, context.metrics.listener(Listener::Srt)),

@@ -4,6 +4,7 @@
 use std::{
     cell::RefCell,
     io::{self, IoSliceMut},
+    iter,
 };
 
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSockRef};
@@ -13,6 +14,15 @@ use super::{Path, Received, Socket};
 /// The most that one receive can give for one peer: 64 datagrams that the system has joined, or one of
 /// the largest size.
 const SLOT: usize = 64 * 1024;
+
+/// For how many peers' datagrams there is room at first. Mostly there is one, and more room costs time
+/// whether it is used or not.
+const FIRST: usize = 4;
+
+/// The sizes of the batches that one turn receives.
+pub(super) fn sizes() -> impl Iterator<Item = usize> {
+    iter::once(FIRST).chain(iter::repeat(BATCH_SIZE))
+}
 
 /// Room for one batch.
 pub(super) struct Batch {
@@ -34,21 +44,26 @@ impl Batch {
         Self { slots: vec![0; SLOT * BATCH_SIZE], meta: [RecvMeta::default(); BATCH_SIZE] }
     }
 
-    /// Receives once; gives whether there may be more.
-    pub(super) fn receive(&mut self, socket: &Socket, mut take: impl FnMut(Received<'_>)) -> io::Result<bool> {
-        let count = self.fill(socket)?;
+    /// Receives once, from up to `size` peers; gives whether there may be more.
+    pub(super) fn receive(
+        &mut self,
+        socket: &Socket,
+        size: usize,
+        mut take: impl FnMut(Received<'_>),
+    ) -> io::Result<bool> {
+        let count = self.fill(socket, size)?;
         for received in self.received(socket, count) {
             take(received);
         }
-        Ok(count == BATCH_SIZE)
+        Ok(count == size)
     }
 
-    /// Receives once; gives how many peers' datagrams there are.
-    pub(super) fn fill(&mut self, socket: &Socket) -> io::Result<usize> {
-        let mut slots = self.slots.chunks_exact_mut(SLOT);
+    /// Receives once, from up to `size` peers; gives from how many.
+    pub(super) fn fill(&mut self, socket: &Socket, size: usize) -> io::Result<usize> {
+        let mut room = self.slots.chunks_exact_mut(SLOT).take(size);
         let mut slots: [IoSliceMut<'_>; BATCH_SIZE] =
-            std::array::from_fn(|_| IoSliceMut::new(slots.next().unwrap_or_default()));
-        socket.state.recv(UdpSockRef::from(&socket.udp), &mut slots, &mut self.meta)
+            std::array::from_fn(|_| IoSliceMut::new(room.next().unwrap_or_default()));
+        socket.state.recv(UdpSockRef::from(&socket.udp), &mut slots[..size], &mut self.meta)
     }
 
     /// What [`Self::fill`] has received.

@@ -35,8 +35,8 @@ pub async fn forward(origin: &Reader, out: &Socket, flow: &mut impl Flow) -> io:
     let mut ready = origin.socket.ready(INTEREST).await?;
     let mut done = Forwarded::default();
     batch::with(|batch| {
-        for _ in 0..TURN {
-            let count = match batch.fill(origin.socket()) {
+        for size in batch::sizes().take(TURN) {
+            let count = match batch.fill(origin.socket(), size) {
                 Ok(count) => count,
                 Err(error) => {
                     if error.kind() != io::ErrorKind::WouldBlock {
@@ -58,7 +58,7 @@ pub async fn forward(origin: &Reader, out: &Socket, flow: &mut impl Flow) -> io:
                 burst.flush();
                 done.unsent += burst.unsent;
             });
-            if count < quinn_udp::BATCH_SIZE {
+            if count < size {
                 ready.clear_ready();
                 break;
             }

@@ -15,15 +15,14 @@ const PERIOD: Duration = Duration::from_secs(60);
 /// Makes and checks cookies.
 #[derive(Debug, Clone)]
 pub struct Cookies {
-    mac: Option<Hmac<Sha256>>,
+    mac: Hmac<Sha256>,
     started: Instant,
 }
 
 impl Cookies {
     /// Cookies that nobody can make without `secret`.
-    pub fn new(secret: &[u8; 32], now: Instant) -> Self {
-        // HMAC takes keys of any length; the error type is shared with ciphers that do not.
-        Self { mac: Hmac::new_from_slice(secret).ok(), started: now }
+    pub fn new(secret: &[u8; 64], now: Instant) -> Self {
+        Self { mac: Hmac::new(secret.into()), started: now }
     }
 
     /// The cookie for a caller at `peer`; never 0, which is what a caller sends that has none.
@@ -43,7 +42,7 @@ impl Cookies {
     }
 
     fn of_period(&self, peer: SocketAddr, period: u64) -> u32 {
-        let Some(mut mac) = self.mac.clone() else { return 1 };
+        let mut mac = self.mac.clone();
         match peer.ip() {
             IpAddr::V4(v4) => mac.update(&v4.octets()),
             IpAddr::V6(v6) => mac.update(&v6.octets()),
@@ -66,7 +65,7 @@ mod tests {
     #[test]
     fn a_cookie_is_good_for_its_own_period_and_the_next() {
         let start = Instant::now();
-        let cookies = Cookies::new(&[7; 32], start);
+        let cookies = Cookies::new(&[7; 64], start);
         let a = peer("10.0.0.1:5000");
         for (made, good_until) in [(0, 119), (59, 119), (60, 179), (600, 719)] {
             let at = |seconds| start + Duration::from_secs(seconds);
@@ -80,13 +79,13 @@ mod tests {
     #[test]
     fn a_cookie_is_of_no_use_at_another_address_or_port_or_with_another_secret() {
         let now = Instant::now();
-        let cookies = Cookies::new(&[7; 32], now);
+        let cookies = Cookies::new(&[7; 64], now);
         let a = peer("10.0.0.1:5000");
         let cookie = cookies.make(a, now);
         assert!(!cookies.check(cookie, peer("10.0.0.2:5000"), now));
         assert!(!cookies.check(cookie, peer("10.0.0.1:5001"), now));
         assert!(!cookies.check(cookie, peer("[2001:db8::1]:5000"), now));
-        assert!(!Cookies::new(&[8; 32], now).check(cookie, a, now));
+        assert!(!Cookies::new(&[8; 64], now).check(cookie, a, now));
         assert!(!cookies.check(0, a, now), "a caller that has none");
     }
 }

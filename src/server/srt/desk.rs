@@ -6,9 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::{mpsc, oneshot},
+    task::JoinSet,
     time::{interval, sleep},
 };
 use tracing::{debug, warn};
@@ -43,7 +43,7 @@ const TIDY: Duration = Duration::from_secs(1);
 /// How many of these are remembered at the most.
 const MAX_ENDED: usize = 16 * 1024;
 
-/// What a session tells its desk.
+/// What a desk is told.
 pub(super) enum Event {
     /// The origin takes the caller.
     Accepted {
@@ -67,6 +67,10 @@ pub(super) enum Event {
         /// What the caller is answered, if it still waits for an answer.
         refusal: Option<Box<[u8]>>,
     },
+    /// Some time has passed.
+    Tidy,
+    /// No session is left anywhere, and none may begin.
+    Over,
 }
 
 /// One worker's socket and sessions.
@@ -83,21 +87,17 @@ pub(super) async fn run(socket: Arc<Socket>, shared: Arc<Shared>) -> io::Result<
     let reader = Reader::new(Arc::clone(&socket))?;
     let table = Table::new(Arc::clone(&shared.cookies), MAX_ENDED, Instant::now());
     let (events, mut received) = mpsc::unbounded_channel();
-    let mut desk = Desk { socket, shared: Arc::clone(&shared), table, events };
-    let ending = async {
-        shared.stop.cancelled().await;
-        shared.sessions.close();
-        shared.sessions.wait().await;
-    };
-    // Looked at only when it wakes by itself, not for every batch: there are locks in it.
-    let mut ending = FuturesUnordered::from_iter([ending]);
-    let mut tidy = interval(TIDY);
+    // A task of its own: what it waits for is not looked at for each batch.
+    let mut reminder = JoinSet::new();
+    reminder.spawn(remind(events.clone(), Arc::clone(&shared)));
+    let mut desk = Desk { socket, shared, table, events };
     loop {
         tokio::select! {
             biased;
-            Some(event) = received.recv() => desk.settle(event),
-            Some(()) = ending.next() => return Ok(()),
-            _ = tidy.tick() => desk.table.forget_ended(Instant::now()),
+            Some(event) = received.recv() => match event {
+                Event::Over => return Ok(()),
+                event => desk.settle(event),
+            },
             result = reader.receive(|received| desk.receive(received)) => {
                 if let Err(error) = result {
                     warn!(%error, "receiving from SRT clients");
@@ -106,6 +106,27 @@ pub(super) async fn run(socket: Arc<Socket>, shared: Arc<Shared>) -> io::Result<
             }
         }
     }
+}
+
+/// Tells a desk of time that has passed, and when it is no longer needed.
+async fn remind(desk: mpsc::UnboundedSender<Event>, shared: Arc<Shared>) {
+    let over = async {
+        shared.stop.cancelled().await;
+        shared.sessions.close();
+        shared.sessions.wait().await;
+    };
+    let tidy = async {
+        let mut tidy = interval(TIDY);
+        loop {
+            tidy.tick().await;
+            let _ = desk.send(Event::Tidy);
+        }
+    };
+    tokio::select! {
+        () = over => {}
+        () = tidy => {}
+    }
+    let _ = desk.send(Event::Over);
 }
 
 impl Desk {
@@ -192,6 +213,8 @@ impl Desk {
                     self.send(&refusal, path);
                 }
             }
+            Event::Tidy => self.table.forget_ended(Instant::now()),
+            Event::Over => {}
         }
     }
 

@@ -6,9 +6,9 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot},
+    task::JoinSet,
     time::{Instant, sleep_until},
 };
 use tracing::{Instrument, Span, field, info, info_span};
@@ -282,52 +282,62 @@ impl Flow for ToClient {
 }
 
 /// Moves packets until the session ends, and says why it did, and whether the origin knows.
-async fn relay(client: &Client, leg: Leg, mut lease: Lease, context: &Context, span: &Span) -> (Error, bool) {
-    let Client { live, out, .. } = client;
+async fn relay(client: &Client, leg: Leg, mut lease: Lease, context: &Arc<Context>, span: &Span) -> (Error, bool) {
+    let Client { connection, path, live, out, .. } = client;
     span.in_scope(|| info!("session started"));
-    let mut flow = ToClient { path: client.path, socket: client.connection.caller.socket, closed: false };
-    let end = {
-        // Looked at only when it wakes by itself, not for every batch: there are locks in it.
-        let mut interrupted = FuturesUnordered::from_iter([interruption(live, &mut lease, context)]);
-        tokio::select! {
-            end = from_origin(&leg, &mut flow, client, context) => end,
-            Some(end) = interrupted.next() => end,
-        }
+    let (caller, route, origin) = (connection.caller.socket, leg.socket, Arc::clone(leg.reader.socket()));
+    // A task of its own: what else is waited for is not looked at for each packet.
+    let mut pump = JoinSet::new();
+    let flow = ToClient { path: *path, socket: caller, closed: false };
+    pump.spawn(pass_all(leg, flow, live.session.handle(), Arc::clone(out), Arc::clone(context)));
+    let (end, closed) = tokio::select! {
+        ended = pump.join_next() => match ended {
+            Some(Ok(Ok(()))) => (Error::origin(Kind::Closed, "closed the connection"), true),
+            Some(Ok(Err(error))) => (error, false),
+            _ => (Error::internal(Kind::Closed, "the task that passes packets on has ended"), false),
+        },
+        end = interruption(live, &mut lease, context) => (end, false),
     };
+    pump.shutdown().await;
     // Whoever has ended the session knows it.
-    let client_knows = flow.closed || (end.side() == Side::Client && end.kind() == Kind::Closed);
+    let client_knows = closed || (end.side() == Side::Client && end.kind() == Kind::Closed);
     if !client_knows {
-        let _ = out.send_to(&srt::shutdown(flow.socket, timestamp(live)), client.path);
+        let _ = out.send_to(&srt::shutdown(caller, timestamp(live)), *path);
     }
-    let origin_knows = flow.closed || live.over.get() == Some(&Over::Closed);
+    let origin_knows = closed || live.over.get() == Some(&Over::Closed);
     if !origin_knows {
-        let _ = leg.reader.socket().send(&srt::shutdown(leg.socket, timestamp(live)));
+        let _ = origin.send(&srt::shutdown(route, timestamp(live)));
     }
     (end, origin_knows)
 }
 
-/// Sends on what the origin sends, until there is nothing more to come.
-async fn from_origin(leg: &Leg, flow: &mut ToClient, client: &Client, context: &Context) -> Error {
-    let Client { live, out, .. } = client;
+/// Sends on what the origin sends, until it has closed the connection.
+async fn pass_all(
+    leg: Leg,
+    mut flow: ToClient,
+    session: Arc<Session>,
+    out: Arc<Socket>,
+    context: Arc<Context>,
+) -> Result<(), Error> {
     for packet in &leg.early {
-        live.count(Side::Origin, 1, packet.len() as u64);
+        session.count(Side::Origin, 1, packet.len() as u64);
         if let Some(path) = flow.route(packet) {
             let _ = out.send_to(packet, path);
         }
     }
     while !flow.closed {
-        match udp::forward(&leg.reader, out, flow).await {
+        match udp::forward(&leg.reader, &out, &mut flow).await {
             Ok(done) => {
-                live.count(Side::Origin, done.packets, done.bytes);
+                session.count(Side::Origin, done.packets, done.bytes);
                 if done.unsent > 0 {
                     context.metrics.dropped(UdpListener::Srt, Dropped::Unsent, done.unsent);
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Over::OriginGone.error(),
-            Err(error) => return Error::io(Side::Origin, "receiving", error),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Err(Over::OriginGone.error()),
+            Err(error) => return Err(Error::io(Side::Origin, "receiving", error)),
         }
     }
-    Error::origin(Kind::Closed, "closed the connection")
+    Ok(())
 }
 
 /// Returns when a session has to end for another reason than the origin's word.

@@ -109,7 +109,8 @@ async fn find(registry: &Registry, username: &str, path: Path) -> Result<()> {
     session.set_role(intent, stream.clone());
     let want = Want { stream: &stream, protocol: Protocol::Rtc, intent, session: session.id };
     let Means { balancer, sessions, dialer, upstream, .. } = means;
-    let lease = Attempts::new(attempts::Means { balancer, sessions, dialer, upstream }, want).next().await?;
+    let lease = Attempts::new(attempts::Means { balancer, sessions, dialer, upstream }, want).next().await;
+    let lease = lease.inspect_err(|error| session.set_end(error))?;
     let origin = lease.placement().origin.id();
     session.set_origin(Some(origin.clone()));
     let span = info_span!(

@@ -27,6 +27,8 @@ use crate::{
 
 /// How often addresses of sessions that have ended are forgotten.
 const TIDY: Duration = Duration::from_secs(5);
+/// How many addresses may be there before they are looked at sooner than that.
+const CROWDED: usize = 1024;
 /// How often the same complaint is logged.
 const COMPLAINT_PERIOD: Duration = Duration::from_secs(10);
 
@@ -54,7 +56,7 @@ async fn serve_one(socket: Arc<Socket>, registry: Registry, lookups: Lookups, st
         Ok(reader) => reader,
         Err(error) => return tracing::error!(%error, "WebRTC media cannot be read"),
     };
-    let mut worker = Worker { registry, lookups, known: HashMap::new() };
+    let mut worker = Worker { registry, lookups, known: HashMap::new(), crowded: CROWDED };
     let mut tidy = interval(TIDY);
     tidy.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stopped = std::pin::pin!(stop.cancelled());
@@ -78,6 +80,8 @@ struct Worker {
     registry: Registry,
     lookups: Lookups,
     known: HashMap<Path, Arc<Live>>,
+    /// At how many of them those that no session knows any more are forgotten at once.
+    crowded: usize,
 }
 
 impl Worker {
@@ -108,7 +112,7 @@ impl Worker {
     fn session_of(&mut self, path: Path, username: &str) -> Result<&Arc<Live>, Dropped> {
         if !self.known.get(&path).is_some_and(|live| live.answers_to(username)) {
             match self.registry.find(username) {
-                Some(live) => drop(self.known.insert(path, live)),
+                Some(live) => self.know(path, live),
                 None => self.lookups.look_up(&self.registry, username, path),
             }
         }
@@ -117,7 +121,17 @@ impl Worker {
         self.known.get(&path).filter(|live| !live.has_ended()).ok_or(Dropped::Unknown)
     }
 
+    /// Whoever knows a session's username can use it from as many addresses as he makes up, of which the
+    /// session remembers a few.
+    fn know(&mut self, path: Path, live: Arc<Live>) {
+        if self.known.len() >= self.crowded {
+            self.tidy();
+        }
+        self.known.insert(path, live);
+    }
+
     fn tidy(&mut self) {
         self.known.retain(|path, live| !live.has_ended() && live.knows(*path));
+        self.crowded = CROWDED.max(2 * self.known.len());
     }
 }

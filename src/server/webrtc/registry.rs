@@ -22,7 +22,10 @@ use crate::{
     metrics::{Metrics, label::Listener},
     origin::Protocol,
     relay::{dial::Dialer, udp::Socket, workers::Workers},
-    server::admission::{Admission, Limits, Permit},
+    server::{
+        admission::{Admission, Limits, Permit},
+        session_log,
+    },
     session::{SessionGuard, Sessions},
     stream::StreamKey,
 };
@@ -110,9 +113,8 @@ impl Registry {
     pub(super) async fn start(&self, opening: Opening) -> Result<()> {
         let Opening { permit, usernames, lease, session, span } = opening;
         let means = &self.inner.means;
-        let to = self.media_address(&lease).await?;
-        let failed = |error| Error::io(Side::Origin, &format!("a socket towards {to}"), error);
-        let leg = Arc::new(Socket::connect(to).map_err(failed)?);
+        let leg = self.leg(&lease).await;
+        let leg = leg.inspect_err(|error| span.in_scope(|| session_log::ended(&session, error)))?;
         let usernames: Vec<Arc<str>> = usernames.into_iter().map(Into::into).collect();
         let live = Arc::new(Live::new(usernames, leg, session.handle(), Instant::now()));
         {
@@ -162,7 +164,13 @@ impl Registry {
         }
     }
 
-    /// Where the origin takes the session's media.
+    /// A socket towards the place where the origin takes the session's media.
+    async fn leg(&self, lease: &Lease) -> Result<Arc<Socket>> {
+        let to = self.media_address(lease).await?;
+        let failed = |error| Error::io(Side::Origin, &format!("a socket towards {to}"), error);
+        Socket::connect(to).map(Arc::new).map_err(failed)
+    }
+
     async fn media_address(&self, lease: &Lease) -> Result<SocketAddr> {
         let origin = &lease.placement().origin;
         let Some((host, port)) = origin.address(Protocol::Rtc) else {

@@ -22,7 +22,7 @@ struct Node {
 impl Node {
     fn new() -> Self {
         let now = Instant::now();
-        Self { table: Table::new(Arc::new(Cookies::new(&[3; 32], now)), 8, now), now }
+        Self { table: Table::new(Arc::new(Cookies::new(&[3; 64], now)), 8, now), now }
     }
 
     fn take<'a>(&mut self, peer: SocketAddr, packet: &'a [u8]) -> Verdict<'a, '_, &'static str> {

@@ -127,10 +127,7 @@ impl Signalling {
             span.in_scope(|| session_log::ended(&session, &refused));
             return Ok(answer);
         }
-        let handle = session.handle();
-        let opening = Opening { permit, usernames, lease, session, span: span.clone() };
-        let opened = context.registry.open(opening).await;
-        opened.inspect_err(|error| span.in_scope(|| session_log::ended(&handle, error)))?;
+        context.registry.open(Opening { permit, usernames, lease, session, span }).await?;
         Ok(answer)
     }
 
