@@ -102,7 +102,7 @@ pub struct Options {
     pub placements: usize,
     /// Sessions of "abandoned".
     pub sessions: usize,
-    /// How often as many come.
+    /// How often as many come that must leave nothing.
     pub times: usize,
 }
 
@@ -150,6 +150,6 @@ fn command() -> Command {
         .arg(number("tries", "1000", "Tries of first-try, race and place"))
         .arg(number("placements", "10000", "Placements of hold; of each node in ready and idle"))
         .arg(number("sessions", "1000", "Sessions of abandoned, of WebRTC and of SRT each"))
-        .arg(number("times", "3", "How often so many sessions of abandoned come, one crowd after the other"))
+        .arg(number("times", "3", "How often so many sessions of abandoned come once its records are given up as fast as they are made"))
         .arg(Arg::new("bench").long("bench").action(ArgAction::SetTrue).hide(true))
 }
