@@ -59,6 +59,10 @@ fn read(packet: &[u8]) {
 
 fn caller(packet: &[u8]) {
     let now = *START;
+    // The fuzzer sees what its input is compared with, and learns the cookie.
+    if Handshake::parse(packet).is_ok_and(|handshake| COOKIES.check(handshake.cookie, PEER, now)) {
+        return;
+    }
     let mut table = Table::new(Arc::clone(&COOKIES), 4, now);
     match table.take(PEER, packet, now) {
         Verdict::Answer(answer) => assert!(answer.len() <= packet.len()),
