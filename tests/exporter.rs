@@ -478,7 +478,18 @@ async fn the_dashboard_asks_for_metrics_that_there_are() {
     let scrapes = scrapes().await;
     let panels = dashboard["panels"].as_array().unwrap();
     let rows: Vec<_> = panels.iter().filter(|p| p["type"] == "row").map(|p| p["title"].as_str().unwrap()).collect();
-    let expected = ["Overview", "Traffic", "Sessions", "Origins", "Placements", "Mesh", "HTTP", "WebRTC and SRT", "Errors", "Process"];
+    let expected = [
+        "Overview",
+        "Traffic",
+        "Sessions",
+        "Origins",
+        "Placements",
+        "Mesh",
+        "HTTP",
+        "WebRTC and SRT",
+        "Errors",
+        "Process",
+    ];
     assert_eq!(rows, expected);
     let mut ids = BTreeSet::new();
     let mut shown = BTreeSet::new();
