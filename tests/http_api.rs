@@ -343,10 +343,6 @@ async fn an_answer_can_be_a_call_of_a_function_as_in_srs() {
 async fn what_is_not_served_is_said_to_be_so() {
     let origin = Origin::srs("a").await;
     let api = Api::before(&[&origin]).await;
-    for path in ["/rtc/v1/whip/?app=live&stream=s", "/rtc/v1/play/"] {
-        let answer = api.client().await.post(path, "", "v=0").await;
-        assert_eq!((answer.status, answer.error().as_str()), (501, "WebRTC is not served by this version"), "{path}");
-    }
     for (method, path) in [("POST", "/api/v1/streams/"), ("DELETE", "/api/v1/streams/x"), ("PUT", "/api/v1/versions")] {
         let answer = api.request(method, path, "").await;
         assert_eq!((answer.status, answer.error().contains("is not allowed")), (405, true), "{method} {path}");

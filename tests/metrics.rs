@@ -21,7 +21,7 @@ use scripted::{LIMIT, Node, Peer, audio, until, video, within};
 use srs_proxy::{
     balancer::{Balancer, Intent, Lease, PlaceRequest},
     error::{Error, Kind},
-    metrics::label::{HttpListener, Label, Limit, Listener, Playlist},
+    metrics::label::{HttpListener, Label, Limit, Listener, Playlist, UdpListener},
     origin::Protocol,
     server::admission::{self, Admission},
     session::{Delivery, Sessions},
@@ -265,6 +265,7 @@ async fn streams_and_peers_and_origins_add_no_series() {
         "outcome",
         "part",
         "protocol",
+        "reason",
         "role",
         "seen",
         "side",
@@ -284,7 +285,8 @@ async fn counters_never_go_back_while_sessions_come_and_go_and_scrapes_overlap()
             tokio::task::spawn_blocking(move || {
                 let mut count = 0_u64;
                 while !stop.load(Relaxed) {
-                    let session = sessions.start(Delivery::ALL[count as usize % 4], ([127, 0, 0, 1], worker).into());
+                    let delivery = Delivery::ALL[count as usize % Delivery::ALL.len()];
+                    let session = sessions.start(delivery, ([127, 0, 0, 1], worker).into());
                     session.set_bytes(10, 0);
                     if !count.is_multiple_of(3) {
                         session.set_role(if count % 3 == 1 { Intent::Publish } else { Intent::Play }, stream("s"));
@@ -346,7 +348,8 @@ async fn what_the_server_of_http_streams_counts_is_told() {
         scrape.value("srs_proxy_session_bytes_total", &labels)
     };
     assert_eq!((bytes("from_client"), bytes("from_origin")), (300.0, 1_000_005.0));
-    assert_eq!(HttpListener::VALUES, &Listener::VALUES[1..], "listeners are called the same everywhere");
+    let listeners = [&["rtmp"], HttpListener::VALUES, UdpListener::VALUES].concat();
+    assert_eq!(listeners, Listener::VALUES, "listeners are called the same everywhere");
     assert_eq!(Limit::VALUES, ["total", "address"]);
 }
 
