@@ -151,8 +151,8 @@ agree() {
     local count=$1 node
     shift
     for node in "$@"; do
-        api "$node" cluster | jq --exit-status --argjson count "$count" '.settled and
-            ([.members[] | select(.live and .state == "serving" and .agrees)] | length == $count)' >/dev/null || return
+        api "$node" cluster | jq --exit-status --argjson count "$count" '.stable and
+            ([.members[] | select(.live and .state == "serving" and .same_view)] | length == $count)' >/dev/null || return
     done
 }
 

@@ -2,14 +2,14 @@
 //! come to agree.
 
 mod decide;
-mod holds;
 mod lease;
 pub mod memory;
 pub mod mesh;
 pub mod policy;
-mod records;
 pub mod redis;
 mod registry;
+mod ufrag_index;
+mod usage;
 
 use std::{sync::Arc, time::Duration};
 
@@ -177,7 +177,7 @@ pub trait Balancer: Send + Sync + 'static {
     /// gives the stream's epoch to watch: when it exceeds the placement's, the stream has moved.
     /// The placement is one that [`place`](Self::place) of this node gave. Prefer [`Lease`], which
     /// cannot forget to release.
-    fn hold(&self, placement: &Placement, intent: Intent) -> watch::Receiver<u64>;
+    fn acquire(&self, placement: &Placement, intent: Intent) -> watch::Receiver<u64>;
 
     /// Undoes one [`Self::hold`].
     fn release(&self, stream: &StreamKey, intent: Intent);
@@ -186,10 +186,10 @@ pub trait Balancer: Send + Sync + 'static {
     async fn placements(&self, page: Page) -> Result<(Vec<PlacementStatus>, usize), BalancerError>;
 
     /// Keeps a short-lived record, such as a WebRTC ufrag, that leads any node to its stream.
-    async fn put_session(&self, id: &str, stream: &StreamKey, ttl: Duration) -> Result<(), BalancerError>;
+    async fn put_ufrag(&self, id: &str, stream: &StreamKey, ttl: Duration) -> Result<(), BalancerError>;
 
-    /// The stream of a record that [`Self::put_session`] kept and that has not expired.
-    async fn session(&self, id: &str) -> Result<Option<StreamKey>, BalancerError>;
+    /// The stream of a record that [`Self::put_ufrag`] kept and that has not expired.
+    async fn stream_of_ufrag(&self, id: &str) -> Result<Option<StreamKey>, BalancerError>;
 
     /// The stream of a record that the Go proxy made for players of HLS (`spbhid`), where nodes share
     /// a store with it.

@@ -63,8 +63,8 @@ impl Status {
 
     /// Whether the node serves, can place streams, and sees the same serving nodes as all others.
     pub fn is_well(&self) -> bool {
-        let ClusterView { state, ready, settled, .. } = &self.view;
-        state == "serving" && *ready && *settled
+        let ClusterView { state, ready, stable, .. } = &self.view;
+        state == "serving" && *ready && *stable
     }
 
     /// The answer as it came.

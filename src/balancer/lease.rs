@@ -15,9 +15,9 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Holds `placement` for a session.
+    /// Usage `placement` for a session.
     pub fn new(balancer: Arc<dyn Balancer>, placement: Placement, intent: Intent) -> Self {
-        let epoch = balancer.hold(&placement, intent);
+        let epoch = balancer.acquire(&placement, intent);
         Self { balancer, placement, intent, epoch }
     }
 

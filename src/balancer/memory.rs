@@ -14,8 +14,8 @@ use self::table::Table;
 use super::{
     Balancer, BalancerError, Intent, OriginStatus, Page, PlaceRequest, Placement, PlacementStatus, Reachability,
     decide::{Current, Verdict, decide},
-    records::Records,
     registry::{Change, Entry, Registry},
+    ufrag_index::UfragIndex,
 };
 use crate::{
     config,
@@ -37,7 +37,7 @@ const LISTING_SWEEP: usize = 1024;
 pub struct MemoryBalancer {
     policy: config::Policy,
     state: Mutex<State>,
-    records: Mutex<Records>,
+    ufrags: Mutex<UfragIndex>,
 }
 
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl MemoryBalancer {
                 origins: Registry::new(config.origin_ttl, config.max_origins),
                 placements: Table::new(config.placement_hold, config.connecting, config.max_streams),
             }),
-            records: Mutex::new(Records::new(config.max_streams)),
+            ufrags: Mutex::new(UfragIndex::new(config.max_streams)),
         }
     }
 
@@ -165,8 +165,8 @@ impl Balancer for MemoryBalancer {
         Ok(placement)
     }
 
-    fn hold(&self, placement: &Placement, intent: Intent) -> watch::Receiver<u64> {
-        lock(&self.state).placements.hold(placement, intent, Instant::now())
+    fn acquire(&self, placement: &Placement, intent: Intent) -> watch::Receiver<u64> {
+        lock(&self.state).placements.acquire(placement, intent, Instant::now())
     }
 
     fn release(&self, stream: &StreamKey, intent: Intent) {
@@ -187,12 +187,12 @@ impl Balancer for MemoryBalancer {
         }
     }
 
-    async fn put_session(&self, id: &str, stream: &StreamKey, ttl: Duration) -> Result<(), BalancerError> {
-        lock(&self.records).put(id, stream, ttl, Instant::now())
+    async fn put_ufrag(&self, id: &str, stream: &StreamKey, ttl: Duration) -> Result<(), BalancerError> {
+        lock(&self.ufrags).put(id, stream, ttl, Instant::now())
     }
 
-    async fn session(&self, id: &str) -> Result<Option<StreamKey>, BalancerError> {
-        Ok(lock(&self.records).get(id, Instant::now()).cloned())
+    async fn stream_of_ufrag(&self, id: &str) -> Result<Option<StreamKey>, BalancerError> {
+        Ok(lock(&self.ufrags).get(id, Instant::now()).cloned())
     }
 
     async fn ready(&self) -> Result<(), BalancerError> {

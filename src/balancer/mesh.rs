@@ -2,18 +2,18 @@
 
 mod claims;
 pub mod clock;
-mod ended;
 pub mod gossip;
+pub mod gossip_keys;
 mod ledger;
 pub mod message;
 pub mod node;
 mod origins;
-pub mod port;
-pub mod post;
 pub mod record;
 pub mod rpc;
 mod start;
 pub mod status;
+mod tombstones;
+pub mod traits;
 mod view;
 
 use std::{
@@ -29,9 +29,9 @@ pub use self::start::{StartError, Started, start};
 use self::{
     gossip::Leaver,
     node::Node,
-    port::{Board, Peers},
     rpc::refusals::Refusals,
     status::{ClusterStatus, Traffic},
+    traits::{GossipStore, PeerClient},
 };
 use super::{
     Balancer, BalancerError, Intent, OriginStatus, Page, PlaceRequest, Placement, PlacementStatus, Reachability,
@@ -50,7 +50,7 @@ pub struct MeshBalancer<B, P> {
     calls: Option<CallMetrics>,
 }
 
-impl<B: Board, P: Peers> MeshBalancer<B, P> {
+impl<B: GossipStore, P: PeerClient> MeshBalancer<B, P> {
     /// The balancer that `node` is. The node must run.
     pub fn new(node: Arc<Node<B, P>>) -> Self {
         Self { node, end: Mutex::new(None), traffic: None, calls: None }
@@ -68,7 +68,7 @@ impl<B: Board, P: Peers> MeshBalancer<B, P> {
 }
 
 #[async_trait]
-impl<B: Board, P: Peers> Balancer for MeshBalancer<B, P> {
+impl<B: GossipStore, P: PeerClient> Balancer for MeshBalancer<B, P> {
     async fn register(&self, origin: Origin) -> Result<(), BalancerError> {
         self.node.register(origin)
     }
@@ -85,8 +85,8 @@ impl<B: Board, P: Peers> Balancer for MeshBalancer<B, P> {
         self.node.place(request).await
     }
 
-    fn hold(&self, placement: &Placement, intent: Intent) -> watch::Receiver<u64> {
-        self.node.hold(placement, intent)
+    fn acquire(&self, placement: &Placement, intent: Intent) -> watch::Receiver<u64> {
+        self.node.acquire(placement, intent)
     }
 
     fn release(&self, stream: &StreamKey, intent: Intent) {
@@ -97,12 +97,12 @@ impl<B: Board, P: Peers> Balancer for MeshBalancer<B, P> {
         Ok(self.node.placements(page))
     }
 
-    async fn put_session(&self, id: &str, stream: &StreamKey, ttl: Duration) -> Result<(), BalancerError> {
-        self.node.put_session(id, stream, ttl).await
+    async fn put_ufrag(&self, id: &str, stream: &StreamKey, ttl: Duration) -> Result<(), BalancerError> {
+        self.node.put_ufrag(id, stream, ttl).await
     }
 
-    async fn session(&self, id: &str) -> Result<Option<StreamKey>, BalancerError> {
-        self.node.session(id).await
+    async fn stream_of_ufrag(&self, id: &str) -> Result<Option<StreamKey>, BalancerError> {
+        self.node.stream_of_ufrag(id).await
     }
 
     async fn ready(&self) -> Result<(), BalancerError> {

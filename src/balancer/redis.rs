@@ -46,9 +46,9 @@ use self::{
 use super::{
     Balancer, BalancerError, Intent, OriginStatus, Page, PlaceRequest, Placement, PlacementStatus, Reachability,
     decide::{Current, Verdict, decide},
-    holds::Holds,
-    records::Records,
     registry::{Change, Registry},
+    ufrag_index::UfragIndex,
+    usage::Usage,
 };
 use crate::{
     config,
@@ -79,8 +79,8 @@ struct Shared {
     keys: Keys,
     link: Link,
     state: Mutex<State>,
-    records: Mutex<Records>,
-    /// Held while origins are read; when the last reading began.
+    ufrags: Mutex<UfragIndex>,
+    /// InUse while origins are read; when the last reading began.
     reading: tokio::sync::Mutex<Option<Instant>>,
     listing: tokio::sync::Mutex<Option<census::Listing>>,
     origins_changed: Notify,
@@ -93,8 +93,8 @@ struct Shared {
 struct State {
     origins: Registry,
     members: origins::Members,
-    holds: Holds,
-    /// Holds and releases that Redis has not been told of.
+    usage: Usage,
+    /// Usage and releases that Redis has not been told of.
     unsaid: HashMap<StreamKey, leases::Released>,
     known: Known,
     loads: Loads,
@@ -121,7 +121,7 @@ impl RedisBalancer {
             state: Mutex::new(State {
                 origins: Registry::new(config.origin_ttl, config.max_origins),
                 members: HashMap::new(),
-                holds: Holds::default(),
+                usage: Usage::default(),
                 unsaid: HashMap::new(),
                 known: Known::new(config.max_streams, lease),
                 loads: Loads::default(),
@@ -129,7 +129,7 @@ impl RedisBalancer {
                 frozen: None,
                 synced: false,
             }),
-            records: Mutex::new(Records::new(config.max_streams)),
+            ufrags: Mutex::new(UfragIndex::new(config.max_streams)),
             reading: tokio::sync::Mutex::default(),
             listing: tokio::sync::Mutex::default(),
             origins_changed: Notify::new(),
@@ -201,7 +201,7 @@ impl Shared {
         let Some(origin) = self.keys.server_id(&found.value) else { return };
         self.with(|state, now, _| {
             state.floor = state.floor.max(found.epoch);
-            state.holds.moved(stream, &origin, found.epoch);
+            state.usage.moved(stream, &origin, found.epoch);
             state.known.saw(stream, &origin, found.epoch, now);
         });
     }
@@ -280,7 +280,7 @@ impl Shared {
     ) -> Result<Verdict, BalancerError> {
         self.with(|state, now, changes| {
             state.origins.expire(now, changes);
-            let published = published || state.holds.users(request.stream).publishers > 0;
+            let published = published || state.usage.users(request.stream).publishers > 0;
             let current = origin.map(|origin| Current { origin, published });
             let streams = |id: &OriginId| state.loads.count(id);
             decide(&state.origins, streams, current.as_ref(), &request, self.config.policy, &mut rand::rng())
@@ -299,7 +299,7 @@ impl Shared {
     fn place_known(&self, request: PlaceRequest<'_>, fault: Fault) -> Result<Placement, BalancerError> {
         let stream = request.stream;
         let known = self.with(|state, now, _| {
-            let held = state.holds.get(stream).map(|held| (held.origin.clone(), held.epoch));
+            let held = state.usage.get(stream).map(|held| (held.origin.clone(), held.epoch));
             held.or_else(|| state.known.get(stream, now))
         });
         let Some((origin, epoch)) = known else { return Err(fault.into()) };
@@ -344,8 +344,8 @@ impl Balancer for RedisBalancer {
         })
     }
 
-    fn hold(&self, placement: &Placement, intent: Intent) -> watch::Receiver<u64> {
-        self.shared.hold(placement, intent)
+    fn acquire(&self, placement: &Placement, intent: Intent) -> watch::Receiver<u64> {
+        self.shared.acquire(placement, intent)
     }
 
     fn release(&self, stream: &StreamKey, intent: Intent) {
@@ -356,9 +356,9 @@ impl Balancer for RedisBalancer {
         self.shared.page(page).await
     }
 
-    async fn put_session(&self, id: &str, stream: &StreamKey, ttl: Duration) -> Result<(), BalancerError> {
+    async fn put_ufrag(&self, id: &str, stream: &StreamKey, ttl: Duration) -> Result<(), BalancerError> {
         let shared = &self.shared;
-        lock(&shared.records).put(id, stream, ttl, Instant::now())?;
+        lock(&shared.ufrags).put(id, stream, ttl, Instant::now())?;
         let session = Session { stream_url: stream.as_str().into(), ufrag: id.into() };
         let mut set = redis::cmd("SET");
         set.arg(shared.keys.ufrag(id)).arg(to_json(&session)).arg("PX").arg(scripts::millis(ttl));
@@ -369,10 +369,10 @@ impl Balancer for RedisBalancer {
         Ok(())
     }
 
-    async fn session(&self, id: &str) -> Result<Option<StreamKey>, BalancerError> {
+    async fn stream_of_ufrag(&self, id: &str) -> Result<Option<StreamKey>, BalancerError> {
         let shared = &self.shared;
         shared.record(&shared.keys.ufrag(id)).await.or_else(|fault| {
-            let kept = lock(&shared.records).get(id, Instant::now()).cloned();
+            let kept = lock(&shared.ufrags).get(id, Instant::now()).cloned();
             kept.map_or_else(|| Err(fault), |stream| Ok(Some(stream)))
         })
     }

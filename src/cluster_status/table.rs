@@ -51,7 +51,7 @@ fn row(member: &MemberView, is_this: bool) -> [String; 9] {
         optional(&member.grpc),
         homes,
         readable(Duration::from_millis(member.lag_ms)),
-        yes(member.agrees).to_owned(),
+        yes(member.same_view).to_owned(),
     ]
 }
 
@@ -62,13 +62,13 @@ fn totals(view: &ClusterView) -> Vec<(&'static str, String)> {
         (Some(reason), false) => format!("not ready: {}", ascii(reason)),
         (None, false) => "not ready".to_owned(),
     };
-    let settled = if view.settled { "settled" } else { "not settled: nodes see different nodes serve" };
+    let stable = if view.stable { "stable" } else { "not stable: nodes see different nodes serve" };
     let origins = view.origins.as_ref().map_or_else(unknown, |origins| {
         format!("{}: {} live, {} suspect", origins.total, origins.live, origins.suspect)
     });
     let mut totals = vec![
         ("this node*", format!("{}: {}, {ready}", ascii(&view.node), ascii(&view.state))),
-        ("balancer", format!("{}: {settled}", ascii(&view.balancer))),
+        ("balancer", format!("{}: {stable}", ascii(&view.balancer))),
         ("origins", origins),
         ("placements", view.placements.map_or_else(unknown, |placements| placements.to_string())),
         ("conflicts", format!("{} open, {} resolved", view.conflicts.open, view.conflicts.resolved)),
@@ -140,7 +140,7 @@ mod tests {
             grpc: Some("10.0.0.1:12027".into()),
             homes: Some(3334),
             lag_ms,
-            agrees: true,
+            same_view: true,
         }
     }
 
@@ -149,7 +149,7 @@ mod tests {
             version: None,
             grpc: None,
             homes: Some(0),
-            agrees: false,
+            same_view: false,
             incarnation: u64::MAX,
             ..member("proxy-10", "joining", 61_000)
         };
@@ -160,7 +160,7 @@ mod tests {
             state: "serving".into(),
             ready: true,
             reason: None,
-            settled: true,
+            stable: true,
             members: vec![member("proxy-0", "serving", 0), member("proxy-1", "draining", 83), unknown],
             origins: Some(OriginsView { total: 3, live: 2, suspect: 1, list: Vec::new() }),
             placements: Some(10_000),
@@ -196,7 +196,7 @@ proxy-1   draining  yes   0.1.0    2026-11-22T08:43:20Z  10.0.0.1:12027   3334  
 proxy-10  joining   no    -        18446744073709551615  -                   0  1m1s  no
 
 this node*  proxy-0: serving, ready
-balancer    mesh: settled
+balancer    mesh: stable
 origins     3: 2 live, 1 suspect
 placements  10000
 conflicts   1 open, 2 resolved
@@ -212,7 +212,7 @@ gossip      10 packets (1000 bytes) sent, 20 packets (2000 bytes) received, 3 dr
         let sick = ClusterView {
             ready: false,
             reason,
-            settled: false,
+            stable: false,
             origins: None,
             placements: None,
             counters: None,
@@ -221,7 +221,7 @@ gossip      10 packets (1000 bytes) sent, 20 packets (2000 bytes) received, 3 dr
         let text = render(&sick);
         for line in [
             "this node*  proxy-0: serving, not ready: placements are unavailable: gone\n",
-            "balancer    mesh: not settled: nodes see different nodes serve\n",
+            "balancer    mesh: not stable: nodes see different nodes serve\n",
             "origins     unknown\n",
             "placements  unknown\n",
         ] {

@@ -73,8 +73,8 @@ impl Balancer for Measured {
         result
     }
 
-    fn hold(&self, placement: &Placement, intent: Intent) -> watch::Receiver<u64> {
-        self.inner.hold(placement, intent)
+    fn acquire(&self, placement: &Placement, intent: Intent) -> watch::Receiver<u64> {
+        self.inner.acquire(placement, intent)
     }
 
     fn release(&self, stream: &StreamKey, intent: Intent) {
@@ -85,12 +85,12 @@ impl Balancer for Measured {
         self.inner.placements(page).await
     }
 
-    async fn put_session(&self, id: &str, stream: &StreamKey, ttl: Duration) -> Result<(), BalancerError> {
-        self.inner.put_session(id, stream, ttl).await
+    async fn put_ufrag(&self, id: &str, stream: &StreamKey, ttl: Duration) -> Result<(), BalancerError> {
+        self.inner.put_ufrag(id, stream, ttl).await
     }
 
-    async fn session(&self, id: &str) -> Result<Option<StreamKey>, BalancerError> {
-        self.inner.session(id).await
+    async fn stream_of_ufrag(&self, id: &str) -> Result<Option<StreamKey>, BalancerError> {
+        self.inner.stream_of_ufrag(id).await
     }
 
     async fn spbhid(&self, spbhid: &str) -> Result<Option<StreamKey>, BalancerError> {

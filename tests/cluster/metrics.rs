@@ -69,7 +69,7 @@ async fn calls_to_redis_are_counted_and_timed_and_so_is_what_it_does_not_answer(
 
     redis.kill();
     let asked = async || {
-        let failed = node.balancer.session("nobody").await;
+        let failed = node.balancer.stream_of_ufrag("nobody").await;
         failed.is_err() && node.scrape().await.value("srs_proxy_balancer_available", &[]) == 0.0
     };
     eventually("Redis is away", asked).await;
@@ -92,7 +92,7 @@ async fn nodes_of_a_mesh_and_what_they_say_to_each_other_are_counted() {
     }
     let scrape = nodes[0].scrape().await;
     assert_eq!(scrape.value("srs_proxy_mesh_members", &[("state", "serving"), ("live", "true")]), 3.0);
-    assert_eq!(scrape.value("srs_proxy_mesh_settled", &[]), 1.0);
+    assert_eq!(scrape.value("srs_proxy_mesh_stable", &[]), 1.0);
     assert_eq!(scrape.value("srs_proxy_mesh_disagreeing_members", &[]), 0.0);
     assert_eq!(scrape.value("srs_proxy_places_total", &[("intent", "play"), ("outcome", "ok")]), 30.0);
     let answered = scrape.value("srs_proxy_balancer_calls_total", &[("outcome", "answered")]);

@@ -12,7 +12,7 @@ use srs_proxy::{
     config::Secret,
 };
 use srs_proxy_test_support::binary;
-use srs_proxy_test_support::binary::{Ended, Start, on_free_ports};
+use srs_proxy_test_support::binary::{Start, Ended, on_free_ports};
 use srs_proxy_test_support::in_cluster;
 use srs_proxy_test_support::in_cluster::InCluster;
 use srs_proxy_test_support::system::{Server, settings};
@@ -71,8 +71,8 @@ async fn json_is_printed_as_the_node_gives_it() {
 #[tokio::test]
 async fn a_node_that_is_unwell_is_told_by_exit_code_1_and_in_the_table() {
     let joining = ClusterStatus { state: NodeState::Joining, ..in_cluster::cluster() };
-    let unsettled = ClusterStatus { settled: false, ..in_cluster::cluster() };
-    for (cluster, told) in [(joining, "proxy-0: joining"), (unsettled, "not settled")] {
+    let unsettled = ClusterStatus { stable: false, ..in_cluster::cluster() };
+    for (cluster, told) in [(joining, "proxy-0: joining"), (unsettled, "not stable")] {
         let (server, _) = node(None, Some(cluster)).await;
         let ended = run(ask(server.address)).await;
         assert_eq!(ended.status.code(), Some(1), "{told}");
@@ -189,7 +189,7 @@ fn the_node_of_this_machine_is_asked_where_its_settings_say_that_it_listens() {
     ] {
         let ended = start.run();
         assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
-        assert!(ended.stdout.contains("balancer    memory: settled"), "{}", ended.stdout);
+        assert!(ended.stdout.contains("balancer    memory: stable"), "{}", ended.stdout);
         assert_eq!(ended.stdout.lines().filter(|line| line.contains(" serving ")).count(), 1, "{}", ended.stdout);
     }
     proxy.signal("TERM");

@@ -125,7 +125,7 @@ impl Balancer for Hanging {
         std::future::pending().await
     }
 
-    fn hold(&self, _: &Placement, _: Intent) -> watch::Receiver<u64> {
+    fn acquire(&self, _: &Placement, _: Intent) -> watch::Receiver<u64> {
         watch::channel(0).1
     }
 
@@ -135,11 +135,11 @@ impl Balancer for Hanging {
         std::future::pending().await
     }
 
-    async fn put_session(&self, _: &str, _: &StreamKey, _: Duration) -> Result<(), BalancerError> {
+    async fn put_ufrag(&self, _: &str, _: &StreamKey, _: Duration) -> Result<(), BalancerError> {
         std::future::pending().await
     }
 
-    async fn session(&self, _: &str) -> Result<Option<StreamKey>, BalancerError> {
+    async fn stream_of_ufrag(&self, _: &str) -> Result<Option<StreamKey>, BalancerError> {
         std::future::pending().await
     }
 
@@ -162,7 +162,7 @@ async fn every_balancer_gives_a_clean_answer_and_tells_what_it_is() {
         assert_eq!(scrape.value("srs_proxy_ready", &[]), available);
         assert_eq!(scrape.value("srs_proxy_draining", &[]), 0.0);
         let names = scrape.names();
-        assert_eq!(names.contains("srs_proxy_mesh_settled"), balancer == "mesh");
+        assert_eq!(names.contains("srs_proxy_mesh_stable"), balancer == "mesh");
         assert_eq!(names.contains("srs_proxy_balancer_calls_total"), balancer != "memory");
         node.end().await;
     }

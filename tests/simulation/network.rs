@@ -13,8 +13,8 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use srs_proxy::balancer::mesh::{
     message::{Address, CallError, Incarnation, Request, Response},
     node::Node,
-    port::{Answer, Board, News, NewsFeed, Peers},
     record::{NodeId, Stamp},
+    traits::{EventStream, GossipEvent, GossipStore, PeerClient, RequestHandler},
 };
 use tokio::{
     sync::mpsc,
@@ -31,15 +31,15 @@ pub const RPC: Duration = Duration::from_millis(300);
 const EXCHANGE: usize = 40;
 
 /// What a node of the simulation hears.
-pub struct SimFeed(mpsc::Receiver<News>);
+pub struct SimFeed(mpsc::Receiver<GossipEvent>);
 
 #[async_trait]
-impl NewsFeed for SimFeed {
-    async fn next(&mut self) -> Option<News> {
+impl EventStream for SimFeed {
+    async fn next(&mut self) -> Option<GossipEvent> {
         self.0.recv().await
     }
 
-    fn try_next(&mut self) -> Option<News> {
+    fn try_next(&mut self) -> Option<GossipEvent> {
         self.0.try_recv().ok()
     }
 }
@@ -58,7 +58,7 @@ struct Replica {
 struct Station {
     incarnation: Incarnation,
     node: Option<Arc<SimNode>>,
-    news: mpsc::Sender<News>,
+    news: mpsc::Sender<GossipEvent>,
     replicas: BTreeMap<Incarnation, Replica>,
     heard: BTreeMap<Incarnation, (u64, Instant)>,
     live: BTreeSet<Incarnation>,
@@ -261,8 +261,8 @@ impl State {
                 replica.posts.insert(key.clone(), (version, value.clone()));
                 let from = of.clone();
                 let news = match value {
-                    Some(value) => News::Set { from, key, value },
-                    None => News::Deleted { from, key },
+                    Some(value) => GossipEvent::Set { from, key, value },
+                    None => GossipEvent::Deleted { from, key },
                 };
                 station.news.try_send(news).unwrap();
             }
@@ -290,10 +290,10 @@ impl State {
             let live: BTreeSet<_> = others.filter(|of| alive(of)).cloned().collect();
             if live != station.live {
                 station.live.clone_from(&live);
-                station.news.try_send(News::Live(live)).unwrap();
+                station.news.try_send(GossipEvent::Live(live)).unwrap();
             }
             if !heard.is_empty() {
-                station.news.try_send(News::Heard(heard)).unwrap();
+                station.news.try_send(GossipEvent::Heard(heard)).unwrap();
             }
         }
     }
@@ -319,7 +319,7 @@ impl SimBoard {
     }
 }
 
-impl Board for SimBoard {
+impl GossipStore for SimBoard {
     fn set(&self, key: &str, value: &[u8]) {
         self.post(key, Some(Bytes::copy_from_slice(value)));
     }
@@ -348,7 +348,7 @@ pub fn address(incarnation: &Incarnation) -> String {
 }
 
 #[async_trait]
-impl Peers for SimPeers {
+impl PeerClient for SimPeers {
     async fn call(&self, to: &Address, clock: Stamp, request: Request) -> Result<(Stamp, Response), CallError> {
         let deadline = Instant::now() + request.patience(RPC);
         let silent = || CallError::Unreachable("no answer in time".into());
@@ -370,7 +370,7 @@ impl Peers for SimPeers {
         // Who asks may stop to wait; who is asked goes on.
         let answer = tokio::spawn(async move {
             sleep(there).await;
-            node.answer(from, clock, request).await
+            node.handle(from, clock, request).await
         });
         let answer = timeout_at(deadline, async {
             let answer = answer.await;

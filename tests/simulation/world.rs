@@ -487,7 +487,7 @@ impl World {
         for (node, _) in &runs {
             let status = node.status();
             self.assert(status.state == NodeState::Serving, || format!("{} is not serving: {status:?}", node.id()));
-            self.assert(status.settled, || format!("{} sees another cluster than the others: {status:#?}", node.id()));
+            self.assert(status.stable, || format!("{} sees another cluster than the others: {status:#?}", node.id()));
             self.assert(status.conflicts == 0, || format!("conflicts at {}: {status:?}", node.id()));
             summary.conflicts += status.counters.conflicts;
             summary.claims += status.counters.claims;

@@ -229,7 +229,7 @@ impl Fleet {
         for n in 0..self.nodes.len() {
             self.ready(n).await?;
         }
-        self.settled().await.map(drop)
+        self.stable().await.map(drop)
     }
 
     /// The numbers of the nodes that run.
@@ -238,7 +238,7 @@ impl Fleet {
     }
 
     /// Waits until all nodes that run see the same nodes, and says how long that took.
-    pub async fn settled(&self) -> Result<Duration> {
+    pub async fn stable(&self) -> Result<Duration> {
         let started = Instant::now();
         if self.kind != Kind::Mesh {
             return Ok(started.elapsed());
@@ -379,8 +379,8 @@ impl Drop for Fleet {
 /// Whether a node says that all agree, and that so many serve.
 pub fn is_settled(cluster: &serde_json::Value, nodes: usize) -> bool {
     let members = cluster["members"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let serving = members.iter().filter(|m| m["live"] == true && m["state"] == "serving" && m["agrees"] == true);
-    cluster["settled"] == true && serving.count() == nodes
+    let serving = members.iter().filter(|m| m["live"] == true && m["state"] == "serving" && m["same_view"] == true);
+    cluster["stable"] == true && serving.count() == nodes
 }
 
 /// Does `work` for all `items`, `width` at a time, and gives what came of each, in their order.

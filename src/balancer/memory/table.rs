@@ -130,7 +130,7 @@ impl Table {
     }
 
     /// Notes one more user; gives the stream's epoch to watch.
-    pub fn hold(&mut self, placement: &Placement, intent: Intent, now: Instant) -> watch::Receiver<u64> {
+    pub fn acquire(&mut self, placement: &Placement, intent: Intent, now: Instant) -> watch::Receiver<u64> {
         let stream = &placement.stream;
         if !self.streams.contains_key(stream) {
             // Its time was over before its client had connected, or its room was needed. The client
@@ -290,7 +290,7 @@ mod tests {
                         // Only what is placed now: the bound does not count placements that come back.
                         if let Some(record) = table.get(&stream(n), now) {
                             let epoch = record.epoch;
-                            let watch = table.hold(&placement(n, 0, epoch), intent(publish), now);
+                            let watch = table.acquire(&placement(n, 0, epoch), intent(publish), now);
                             prop_assert_eq!(*watch.borrow(), epoch);
                         }
                     }
@@ -315,7 +315,7 @@ mod tests {
         let later = table.assign(&stream(1), placement(1, 2, 0).origin.id(), now + HOLD).unwrap();
         table.expire(now + HOLD * 2, 1);
 
-        let watch = table.hold(&late, Intent::Publish, now + HOLD * 2);
+        let watch = table.acquire(&late, Intent::Publish, now + HOLD * 2);
         assert_consistent(&table);
         assert_eq!(*watch.borrow(), late.epoch, "the client is not sent away for nothing");
         let moved = table.assign(&stream(1), placement(1, 2, 0).origin.id(), now + HOLD * 2).unwrap();

@@ -33,7 +33,7 @@ pub struct Claims {
     granted: BTreeMap<StreamKey, (Address, Instant)>,
     order: VecDeque<(Instant, StreamKey)>,
     /// Nodes that this one is asking to decide.
-    asking: BTreeMap<StreamKey, BTreeMap<NodeId, usize>>,
+    pending_at: BTreeMap<StreamKey, BTreeMap<NodeId, usize>>,
 }
 
 impl Claims {
@@ -45,7 +45,7 @@ impl Claims {
             mine: BTreeMap::new(),
             granted: BTreeMap::new(),
             order: VecDeque::new(),
-            asking: BTreeMap::new(),
+            pending_at: BTreeMap::new(),
         }
     }
 
@@ -116,13 +116,13 @@ impl Claims {
     }
 
     /// Notes that a node is asked to decide.
-    pub fn ask(&mut self, stream: &StreamKey, node: &NodeId) {
-        *self.asking.entry(stream.clone()).or_default().entry(node.clone()).or_default() += 1;
+    pub fn begin_pending(&mut self, stream: &StreamKey, node: &NodeId) {
+        *self.pending_at.entry(stream.clone()).or_default().entry(node.clone()).or_default() += 1;
     }
 
     /// Notes that it has answered, or will not.
-    pub fn asked(&mut self, stream: &StreamKey, node: &NodeId) {
-        let Some(asking) = self.asking.get_mut(stream) else { return };
+    pub fn end_pending(&mut self, stream: &StreamKey, node: &NodeId) {
+        let Some(asking) = self.pending_at.get_mut(stream) else { return };
         if let Some(count) = asking.get_mut(node) {
             *count -= 1;
             if *count == 0 {
@@ -130,13 +130,13 @@ impl Claims {
             }
         }
         if asking.is_empty() {
-            self.asking.remove(stream);
+            self.pending_at.remove(stream);
         }
     }
 
     /// Whether an answer of any other node is awaited, which may be a decision.
     pub fn awaits_other(&self, stream: &StreamKey, than: &NodeId) -> bool {
-        self.asking.get(stream).is_some_and(|asking| asking.keys().any(|node| node != than))
+        self.pending_at.get(stream).is_some_and(|asking| asking.keys().any(|node| node != than))
     }
 }
 
@@ -214,14 +214,14 @@ mod tests {
     fn answers_that_are_awaited_are_counted_by_node() {
         let mut claims = Claims::new("a".into(), 3);
         let (b, c) = ("b".into(), "c".into());
-        claims.ask(&stream(), &b);
-        claims.ask(&stream(), &b);
+        claims.begin_pending(&stream(), &b);
+        claims.begin_pending(&stream(), &b);
         assert!(!claims.awaits_other(&stream(), &b));
         assert!(claims.awaits_other(&stream(), &c));
-        claims.asked(&stream(), &b);
+        claims.end_pending(&stream(), &b);
         assert!(claims.awaits_other(&stream(), &c));
-        claims.asked(&stream(), &b);
+        claims.end_pending(&stream(), &b);
         assert!(!claims.awaits_other(&stream(), &c));
-        assert!(claims.asking.is_empty());
+        assert!(claims.pending_at.is_empty());
     }
 }

@@ -6,14 +6,13 @@
 //!
 //! - [`seal`]: packets of at most 1,200 bytes, sealed with the key of the cluster
 //! - [`inspect`]: what a peer may say, so that no peer can bring chitchat down
-//! - [`board`], [`feed`]: what this node posts, and what it hears, neither of which ever waits
+//! - [`store`], [`events`]: what this node posts, and what it hears, neither of which ever waits
 //! - [`advertise`], [`seeds`]: how nodes find each other
 //! - [`counters`]: what came, went and was dropped
 
 pub mod advertise;
-pub mod board;
 pub mod counters;
-pub mod feed;
+pub mod events;
 pub mod inspect;
 mod latest;
 pub mod packet;
@@ -22,6 +21,7 @@ mod replay;
 mod replica;
 pub mod seal;
 mod seeds;
+pub mod store;
 mod tap;
 mod transport;
 mod value;
@@ -51,17 +51,17 @@ use tracing::{error, warn};
 
 pub use self::{
     advertise::Advertised,
-    board::GossipBoard,
     counters::{Counters, Reason},
-    feed::Feed,
+    events::EventReceiver,
+    store::ChitchatStore,
 };
 use self::{
-    board::Outbox,
     inspect::Inspector,
     packet::RunId,
     replica::Replica,
     seal::{Keys, Opener, Sealer},
     seeds::Resolver,
+    store::PendingWrites,
     transport::{Known, Parts, SealedTransport},
     worker::{Command, Worker},
 };
@@ -111,9 +111,9 @@ pub struct Bound {
 /// Gossip that runs. Dropping it ends it at once, as a crash would.
 pub struct Gossip {
     /// Where this node posts.
-    pub board: GossipBoard,
+    pub board: ChitchatStore,
     /// What the others post, and who they are. It ends if gossip ends by a fault.
-    pub feed: Feed,
+    pub feed: EventReceiver,
     /// This run of this node.
     pub me: Incarnation,
     /// What became of packets.
@@ -190,14 +190,14 @@ impl Bound {
             move |socket| Parts { socket, sealer, opener, inspector, counters, known }
         };
 
-        let (inlet, feed) = feed::feed();
-        let outbox = Arc::new(Outbox::default());
+        let (sender, feed) = events::channel();
+        let pending = Arc::new(PendingWrites::default());
         let (commands, receiver) = mpsc::channel(1);
         let (started, starting) = oneshot::channel();
-        let board = GossipBoard::new(Arc::clone(&outbox), Arc::clone(&counters));
+        let board = ChitchatStore::new(Arc::clone(&pending), Arc::clone(&counters));
         let runtime = runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
         let work = async move {
-            let replica = Arc::new(Mutex::new(Replica::new(Arc::clone(&id.node_id), inlet)));
+            let replica = Arc::new(Mutex::new(Replica::new(Arc::clone(&id.node_id), sender)));
             let socket = UdpSocket::from_std(socket)?;
             let transport = network(SealedTransport::new(parts(socket)));
             let handle = spawn_chitchat(chitchat_config(&id, &settings), Vec::new(), &*transport);
@@ -211,7 +211,7 @@ impl Bound {
             every.forever();
             let (interval, resolver) = (settings.gossip_interval, Resolver::new(settings.seeds));
             let worker =
-                Worker { id, handle, chitchat, replica, outbox, known, interval, resolver, commands: receiver };
+                Worker { id, handle, chitchat, replica, pending, known, interval, resolver, commands: receiver };
             Ok::<_, StartError>(worker)
         };
         thread::Builder::new().name("gossip".into()).spawn(move || {
@@ -251,7 +251,7 @@ impl Gossip {
     }
 
     /// Takes apart what different tasks need. Gossip ends when the [`Leaver`] is dropped or used.
-    pub fn split(self) -> (GossipBoard, Feed, Leaver) {
+    pub fn split(self) -> (ChitchatStore, EventReceiver, Leaver) {
         (self.board, self.feed, self.leaver)
     }
 }

@@ -8,9 +8,9 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    ended::Ended,
     message::Incarnation,
     record::{NodeId, Record, Stamp},
+    tombstones::Tombstones,
 };
 use crate::{
     balancer::{BalancerError, after},
@@ -42,15 +42,15 @@ pub enum Effect {
     /// This node's record of the stream is to be taken back.
     Unpost(StreamKey),
     /// What is known of the stream has changed, and it is this now.
-    Known(StreamKey, Record),
+    Resolved(StreamKey, Record),
     /// A record is gone that none of those that are left took the place of. Sessions that use what it
     /// said must be accounted for.
-    Doubt(StreamKey),
+    Unaccounted(StreamKey),
 }
 
 /// Sessions of a node on a stream.
 #[derive(Debug)]
-struct Lease {
+struct UsageReport {
     published: bool,
     origin: OriginId,
     until: Instant,
@@ -72,7 +72,7 @@ struct Known {
 struct Entry {
     /// None of them supersedes another; the one that counts first.
     records: Vec<Known>,
-    leases: BTreeMap<NodeId, Lease>,
+    leases: BTreeMap<NodeId, UsageReport>,
     /// Until when this node's record is kept without a session.
     kept: Instant,
     /// When something ends, at the earliest.
@@ -90,7 +90,7 @@ pub struct Ledger {
     by_origin: HashMap<OriginId, usize>,
     /// Streams of which records conflict, since when.
     conflicts: BTreeMap<StreamKey, Instant>,
-    ended: Ended,
+    tombstones: Tombstones,
     effects: Vec<Effect>,
 }
 
@@ -105,7 +105,7 @@ impl Ledger {
             due: BTreeSet::new(),
             by_origin: HashMap::new(),
             conflicts: BTreeMap::new(),
-            ended: Ended::new(capacity),
+            tombstones: Tombstones::new(capacity),
             effects: Vec::new(),
         }
     }
@@ -116,20 +116,20 @@ impl Ledger {
     }
 
     /// The epochs at which placements ended.
-    pub fn ended(&self) -> &Ended {
-        &self.ended
+    pub fn tombstones(&self) -> &Tombstones {
+        &self.tombstones
     }
 
     /// Takes note that a placement of the stream ended elsewhere at this epoch.
-    pub fn raise_floor(&mut self, stream: &StreamKey, floor: u64) {
-        if floor > 0 {
-            self.ended.note(stream, floor);
+    pub fn raise_min_epoch(&mut self, stream: &StreamKey, min_epoch: u64) {
+        if min_epoch > 0 {
+            self.tombstones.note(stream, min_epoch);
         }
     }
 
-    /// Takes a floor for all streams from another node.
-    pub fn raise_floors(&mut self, floor: u64) {
-        self.ended.raise(floor);
+    /// Takes a min_epoch for all streams from another node.
+    pub fn raise_min_epochs(&mut self, min_epoch: u64) {
+        self.tombstones.raise(min_epoch);
     }
 
     /// How many streams are known.
@@ -274,7 +274,7 @@ impl Ledger {
             self.make_room(now)?;
         }
         let known = self.all(stream);
-        let highest = self.highest(stream).max(self.ended.floor(stream));
+        let highest = self.highest(stream).max(self.tombstones.min_epoch(stream));
         let (epoch, since) = match &current {
             // Where the others agree on the origin, nothing moves.
             Some(current) if known.iter().all(|record| record.origin == *origin) => {
@@ -291,12 +291,12 @@ impl Ledger {
     }
 
     /// Lifts the epoch of a stream that stays where it is above all at which it ended once (rule 4).
-    pub fn lift(&mut self, stream: &StreamKey, stamp: Stamp, now: Instant) {
-        let floor = self.ended.floor(stream);
+    pub fn raise_epoch(&mut self, stream: &StreamKey, stamp: Stamp, now: Instant) {
+        let min_epoch = self.tombstones.min_epoch(stream);
         if let Some(Record { origin, since, epoch, .. }) = self.get(stream).cloned()
-            && epoch <= floor
+            && epoch <= min_epoch
         {
-            self.write(stream, &origin, floor + 1, since, stamp, now);
+            self.write(stream, &origin, min_epoch + 1, since, stamp, now);
         }
     }
 
@@ -316,8 +316,8 @@ impl Ledger {
             return false;
         }
         let Some(winner) = self.get(stream).cloned() else { return false };
-        // Sessions of a stream that ended before may have been given an epoch up to the floor.
-        let epoch = self.highest(stream).max(self.ended.floor(stream)) + 1;
+        // Sessions of a stream that ended before may have been given an epoch up to the min_epoch.
+        let epoch = self.highest(stream).max(self.tombstones.min_epoch(stream)) + 1;
         self.write(stream, &winner.origin, epoch, winner.since, stamp, now);
         true
     }
@@ -325,7 +325,7 @@ impl Ledger {
     /// Sees to it that sessions of this node on `origin` are accounted for: if no record names it, and
     /// none is later than the one that brought them there, there is one now. It contradicts others
     /// that are there, which settles who has to go.
-    pub fn restore(&mut self, stream: &StreamKey, origin: &OriginId, epoch: u64, stamp: Stamp, now: Instant) {
+    pub fn reassert(&mut self, stream: &StreamKey, origin: &OriginId, epoch: u64, stamp: Stamp, now: Instant) {
         let known = self.all(stream);
         if known.iter().any(|record| record.origin == *origin || record.epoch > epoch) {
             return;
@@ -378,7 +378,7 @@ impl Ledger {
                     entry.kept = entry.kept.max(hold);
                 }
             } else {
-                let lease = Lease { published: publishers > 0, origin: record.origin.clone(), until };
+                let lease = UsageReport { published: publishers > 0, origin: record.origin.clone(), until };
                 if entry.leases.insert(node.clone(), lease).is_none() {
                     entry.kept = now;
                 }
@@ -464,7 +464,7 @@ impl Ledger {
         let highest = entry.records.iter().map(|known| known.record.epoch).max();
         let highest_before = all_before.iter().map(|record| record.epoch).max();
         if let Some(ended) = highest_before.filter(|before| highest.is_none_or(|highest| highest < *before)) {
-            self.ended.note(stream, ended);
+            self.tombstones.note(stream, ended);
         }
 
         let current = entry.records.first().map(|known| known.record.clone());
@@ -512,7 +512,7 @@ impl Ledger {
             self.conflicts.entry(stream.clone()).or_insert(now);
         }
         if doubt {
-            self.effects.push(Effect::Doubt(stream.clone()));
+            self.effects.push(Effect::Unaccounted(stream.clone()));
         }
         match current {
             None => {
@@ -523,7 +523,7 @@ impl Ledger {
             }
             // While records contradict each other, nobody is sent away.
             Some(current) if agreed && !doubt && (conflicted || moved) => {
-                self.effects.push(Effect::Known(stream.clone(), current));
+                self.effects.push(Effect::Resolved(stream.clone(), current));
             }
             Some(_) => {}
         }

@@ -62,13 +62,13 @@ pub struct OriginFacts {
     /// The origin, as its latest heartbeat described it.
     pub origin: Origin,
     /// When that heartbeat came. Only some of those that say nothing new are told.
-    pub beat: Stamp,
+    pub last_heartbeat: Stamp,
     /// When a connection to it failed last, and how.
     pub failed: Option<(Stamp, String)>,
     /// When it last proved to be alive after a failure.
-    pub cleared: Stamp,
+    pub recovered_at: Stamp,
     /// When another origin took its place.
-    pub retired: Stamp,
+    pub replaced_at: Stamp,
 }
 
 /// Sessions of one node on one stream.
@@ -100,11 +100,11 @@ pub enum Request {
         /// What the asking node knows of the stream.
         known: Vec<Record>,
         /// The highest epoch at which the asking node saw the stream end.
-        floor: u64,
+        min_epoch: u64,
         /// Nodes that the asking node cannot reach.
         unreachable: Vec<NodeId>,
         /// Whether the answer must be a decision, even if the asked node thinks that it is another's.
-        insist: bool,
+        force: bool,
     },
     /// I am about to decide on this stream: what do you know, and will you hold back?
     Claim {
@@ -114,23 +114,23 @@ pub enum Request {
         known: Vec<Record>,
     },
     /// These are the sessions that I have.
-    Renew(Vec<Renewal>),
+    RenewLeases(Vec<Renewal>),
     /// These records are the latest: take note. `adopt` asks the node to be their home.
-    Tell {
+    PushRecords {
         /// The records.
         records: Vec<(StreamKey, Record)>,
         /// Whether the sender gives up its own.
         adopt: bool,
     },
     /// What do you know of these streams?
-    Lookup(Vec<StreamKey>),
+    GetRecords(Vec<StreamKey>),
     /// What do you know at all? Answered page by page, ordered by stream.
     Snapshot {
         /// The last stream of the page before.
         after: Option<StreamKey>,
     },
     /// Keep a short-lived record.
-    PutSession {
+    PutUfrag {
         /// Its id.
         id: String,
         /// The stream that it leads to.
@@ -139,7 +139,7 @@ pub enum Request {
         ttl: Duration,
     },
     /// What stream does this record lead to?
-    Session {
+    StreamOfUfrag {
         /// The record's id.
         id: String,
     },
@@ -151,8 +151,8 @@ impl Request {
     pub fn patience(&self, step: Duration) -> Duration {
         match self {
             Self::Place { .. } => step * 5 / 2,
-            Self::Renew(_) | Self::Tell { .. } | Self::Lookup(_) | Self::Snapshot { .. } => step * 10,
-            Self::Claim { .. } | Self::PutSession { .. } | Self::Session { .. } => step,
+            Self::RenewLeases(_) | Self::PushRecords { .. } | Self::GetRecords(_) | Self::Snapshot { .. } => step * 10,
+            Self::Claim { .. } | Self::PutUfrag { .. } | Self::StreamOfUfrag { .. } => step,
         }
     }
 }
@@ -168,7 +168,7 @@ pub enum Response {
         origin: Box<OriginFacts>,
     },
     /// To [`Request::Place`]: another node decides.
-    Elsewhere(Address),
+    Redirect(Address),
     /// To [`Request::Place`]: there is no placement.
     Refused(BalancerError),
     /// To [`Request::Claim`].
@@ -176,12 +176,12 @@ pub enum Response {
         /// What the asked node knows of the stream.
         known: Vec<Record>,
         /// The highest epoch at which it saw the stream end.
-        floor: u64,
+        min_epoch: u64,
         /// Who goes before: the asked node itself, or one for which it held back until now. If
         /// nobody, the asked node holds back for the asking one for a while.
         held: Option<Address>,
     },
-    /// To [`Request::Renew`], [`Request::Lookup`]: the records that the asking node may not know.
+    /// To [`Request::RenewLeases`], [`Request::GetRecords`]: the records that the asking node may not know.
     Records(Vec<(StreamKey, Record)>),
     /// To [`Request::Snapshot`].
     Page {
@@ -189,14 +189,14 @@ pub enum Response {
         records: Vec<(StreamKey, Record)>,
         /// All origins, on the first page only, each with its age: time since its heartbeat.
         origins: Vec<(OriginFacts, Duration)>,
-        /// A floor for the epochs of all streams that are new.
-        floor: u64,
+        /// A min_epoch for the epochs of all streams that are new.
+        min_epoch: u64,
         /// Whether there is more.
         more: bool,
     },
-    /// To [`Request::Session`].
-    Session(Option<StreamKey>),
-    /// To [`Request::Tell`] and [`Request::PutSession`].
+    /// To [`Request::StreamOfUfrag`].
+    StreamOfUfrag(Option<StreamKey>),
+    /// To [`Request::PushRecords`] and [`Request::PutUfrag`].
     Done,
     /// The asked node does not decide or remember anything now, because it joins or ends.
     NotServing,

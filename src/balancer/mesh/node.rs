@@ -1,10 +1,10 @@
 //! A node of the mesh: what it does with questions, news and time. It reaches the world only through
-//! [`Board`] and [`Peers`], so that the simulation runs this very code.
+//! [`GossipStore`] and [`PeerClient`], so that the simulation runs this very code.
 
-mod decide;
-mod duties;
+mod events;
 mod join;
-mod news;
+mod maintenance;
+mod place;
 mod state;
 
 use std::{
@@ -23,9 +23,9 @@ use self::state::State;
 use super::{
     clock::WallClock,
     message::{Address, CallError, Incarnation, NodeState, Request, Response},
-    port::{Answer, Board, Peers},
     record::{NodeId, Record, Stamp},
     status::{ClusterStatus, MemberStatus},
+    traits::{GossipStore, PeerClient, RequestHandler},
 };
 use crate::{
     balancer::{BalancerError, Intent, OriginStatus, Page, Placement, PlacementStatus, Reachability, registry::Change},
@@ -82,7 +82,7 @@ pub struct Node<B, P> {
     phase: watch::Sender<NodeState>,
 }
 
-impl<B: Board, P: Peers> Node<B, P> {
+impl<B: GossipStore, P: PeerClient> Node<B, P> {
     /// A node that joins once [`Self::run`] runs.
     pub fn new(settings: Settings, board: B, peers: P) -> Arc<Self> {
         let node = Self {
@@ -169,16 +169,16 @@ impl<B: Board, P: Peers> Node<B, P> {
     }
 
     /// Notes that a session of this node uses the placement.
-    pub fn hold(&self, placement: &Placement, intent: Intent) -> watch::Receiver<u64> {
+    pub fn acquire(&self, placement: &Placement, intent: Intent) -> watch::Receiver<u64> {
         self.with(|state, now| {
             let Placement { stream, origin, epoch } = placement;
             let stamp = state.clock.now();
             // Its time was over before its client had connected. The client is on that origin now,
             // so that is where the stream is.
-            state.ledger.restore(stream, &origin.id(), *epoch, stamp, now);
-            let epoch = state.holds.hold(placement, intent);
+            state.ledger.reassert(stream, &origin.id(), *epoch, stamp, now);
+            let epoch = state.usage.acquire(placement, intent);
             if let Some(Record { origin, epoch, .. }) = state.ledger.agreed(stream) {
-                state.holds.moved(stream, origin, *epoch);
+                state.usage.moved(stream, origin, *epoch);
             }
             state.to_renew.insert(stream.clone());
             epoch
@@ -188,7 +188,7 @@ impl<B: Board, P: Peers> Node<B, P> {
     /// Undoes one [`Self::hold`].
     pub fn release(&self, stream: &StreamKey, intent: Intent) {
         self.with(|state, _| {
-            if state.holds.release(stream, intent).is_some() {
+            if state.usage.release(stream, intent).is_some() {
                 state.to_renew.insert(stream.clone());
             }
         });
@@ -231,7 +231,7 @@ impl<B: Board, P: Peers> Node<B, P> {
                 live: true,
                 homes: homes(self.id()),
                 lag: Duration::ZERO,
-                agrees: true,
+                same_view: true,
             }];
             for (node, member) in state.view.members() {
                 let info = member.info.as_ref();
@@ -244,14 +244,14 @@ impl<B: Board, P: Peers> Node<B, P> {
                     live: member.is_live(),
                     homes: homes(node),
                     lag: now.saturating_duration_since(member.heard),
-                    agrees: info.is_some_and(|info| info.view == state.view.hash()),
+                    same_view: info.is_some_and(|info| info.view == state.view.hash()),
                 });
             }
             members.sort_by(|a, b| a.node.cmp(&b.node));
             ClusterStatus {
                 node: self.id().clone(),
                 state: state.view.state(),
-                settled: state.settled(now),
+                stable: state.stable(now),
                 members,
                 origins: state.origins.registry().len(),
                 placements: state.ledger.len(),
@@ -267,15 +267,15 @@ impl<B: Board, P: Peers> Node<B, P> {
 enum Decision {
     Placed(Record),
     Refused(BalancerError),
-    Elsewhere(Address),
+    Redirect(Address),
     NotServing,
 }
 
 #[async_trait]
-impl<B: Board, P: Peers> Answer for Arc<Node<B, P>> {
-    async fn answer(&self, from: NodeId, clock: Stamp, request: Request) -> (Stamp, Response) {
+impl<B: GossipStore, P: PeerClient> RequestHandler for Arc<Node<B, P>> {
+    async fn handle(&self, from: NodeId, clock: Stamp, request: Request) -> (Stamp, Response) {
         self.with(|state, _| state.clock.observe(clock));
-        let response = self.respond(from, request).await;
+        let response = self.handle_request(from, request).await;
         (self.with(|state, _| state.clock.now()), response)
     }
 }

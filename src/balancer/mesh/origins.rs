@@ -91,7 +91,7 @@ impl Origins {
                 Change::Replaced { old, .. } => {
                     let old = old.id();
                     if let Some(facts) = self.facts.get_mut(&old) {
-                        facts.joined.retired = stamp;
+                        facts.joined.replaced_at = stamp;
                         self.unposted.insert(old);
                     }
                 }
@@ -106,12 +106,12 @@ impl Origins {
         self.make_room(&id);
         let facts = self.facts.entry(id.clone()).or_insert_with(|| Facts::new(origin.clone(), stamp, now));
         let stale = facts.posted.is_none_or(|posted| now.saturating_duration_since(posted) >= untold);
-        let news = facts.joined.origin != origin || facts.joined.retired >= facts.joined.beat;
+        let news = facts.joined.origin != origin || facts.joined.replaced_at >= facts.joined.last_heartbeat;
         facts.joined.origin = origin;
-        facts.joined.beat = stamp;
+        facts.joined.last_heartbeat = stamp;
         facts.learned = now;
         if cleared {
-            facts.joined.cleared = stamp;
+            facts.joined.recovered_at = stamp;
         }
         if stale || news || cleared {
             self.unposted.insert(id);
@@ -151,7 +151,7 @@ impl Origins {
                 let reason = self.registry.get(id).and_then(|entry| entry.suspect_reason.clone()).unwrap_or_default();
                 facts.joined.failed = Some((stamp, reason));
             }
-            None => facts.joined.cleared = stamp,
+            None => facts.joined.recovered_at = stamp,
         }
         self.unposted.insert(id.clone());
     }
@@ -168,26 +168,27 @@ impl Origins {
             Facts { learned, ..unknown }
         });
         let joined = &mut facts.joined;
-        let beat = told.beat > joined.beat;
+        let beat = told.last_heartbeat > joined.last_heartbeat;
         if beat {
             joined.origin = told.origin.clone();
-            joined.beat = told.beat;
+            joined.last_heartbeat = told.last_heartbeat;
             facts.learned = learned;
         }
         if told.failed.as_ref().map(|(at, _)| *at) > joined.failed.as_ref().map(|(at, _)| *at) {
             joined.failed.clone_from(&told.failed);
         }
-        joined.cleared = joined.cleared.max(told.cleared);
-        joined.retired = joined.retired.max(told.retired);
+        joined.recovered_at = joined.recovered_at.max(told.recovered_at);
+        joined.replaced_at = joined.replaced_at.max(told.replaced_at);
 
-        if joined.retired >= joined.beat {
+        if joined.replaced_at >= joined.last_heartbeat {
             self.registry.retire(&id, now);
             return;
         }
         if beat {
             self.registry.observe(&joined.origin, learned, now, changes);
         }
-        let suspected = joined.failed.as_ref().filter(|(at, _)| *at > joined.cleared).map(|(_, reason)| reason.clone());
+        let suspected =
+            joined.failed.as_ref().filter(|(at, _)| *at > joined.recovered_at).map(|(_, reason)| reason.clone());
         let suspect = self.registry.get(&id).is_some_and(|entry| entry.state() == OriginState::Suspect);
         match suspected {
             Some(reason) if !suspect => self.registry.report(&id, Reachability::Failed(reason), now, changes),
@@ -231,8 +232,14 @@ impl Origins {
 }
 
 impl Facts {
-    fn new(origin: Origin, beat: Stamp, learned: Instant) -> Self {
-        let joined = OriginFacts { origin, beat, failed: None, cleared: Stamp::default(), retired: Stamp::default() };
+    fn new(origin: Origin, last_heartbeat: Stamp, learned: Instant) -> Self {
+        let joined = OriginFacts {
+            origin,
+            last_heartbeat,
+            failed: None,
+            recovered_at: Stamp::default(),
+            replaced_at: Stamp::default(),
+        };
         Self { joined, learned, posted: None }
     }
 }

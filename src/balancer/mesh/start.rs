@@ -13,10 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     MeshBalancer,
-    gossip::{self, Feed, GossipBoard},
+    gossip::{self, ChitchatStore, EventReceiver},
     message::NodeState,
     node::{Node, Settings},
-    port::Answer,
     rpc::{
         Membership,
         client::Client,
@@ -24,6 +23,7 @@ use super::{
         server::{Limits, Server},
         tls::{Credentials, CredentialsError},
     },
+    traits::RequestHandler,
 };
 use crate::{
     config::{self, Secret, keys},
@@ -54,7 +54,7 @@ pub enum StartError {
 /// A node whose listeners are open.
 pub struct Started {
     /// The node as a balancer.
-    pub balancer: Arc<MeshBalancer<GossipBoard, Client>>,
+    pub balancer: Arc<MeshBalancer<ChitchatStore, Client>>,
     /// What the node does. It ends after the node has left, or by a fault.
     pub run: BoxFuture<'static, ()>,
     /// Where gossip arrives.
@@ -101,8 +101,8 @@ pub async fn start(mesh: &config::Mesh, placement: &config::Balancer) -> Result<
     let calls = client.metrics();
     let node = Node::new(settings, board, client);
     let refusals = Arc::new(Refusals::default());
-    let answer: Arc<dyn Answer> = Arc::new(Arc::clone(&node));
-    let server = Server { membership, answer, limits: Limits::default(), refusals: Arc::clone(&refusals) };
+    let handler: Arc<dyn RequestHandler> = Arc::new(Arc::clone(&node));
+    let server = Server { membership, handler, limits: Limits::default(), refusals: Arc::clone(&refusals) };
     let stop = CancellationToken::new();
     let run = Box::pin(live(Arc::clone(&node), feed, server, listener, stop.clone()));
     let balancer = MeshBalancer::new(node).ended_by(leaver, stop).with_counters(counters, refusals, calls);
@@ -110,8 +110,8 @@ pub async fn start(mesh: &config::Mesh, placement: &config::Balancer) -> Result<
 }
 
 async fn live(
-    node: Arc<Node<GossipBoard, Client>>,
-    feed: Feed,
+    node: Arc<Node<ChitchatStore, Client>>,
+    feed: EventReceiver,
     server: Server,
     listener: TcpListener,
     stop: CancellationToken,

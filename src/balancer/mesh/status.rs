@@ -18,7 +18,7 @@ pub struct ClusterStatus {
     /// What it does.
     pub state: NodeState,
     /// Whether all nodes see the same serving nodes, so that homes decide alone.
-    pub settled: bool,
+    pub stable: bool,
     /// All nodes that it knows, itself included, ordered by name.
     pub members: Vec<MemberStatus>,
     /// Registered origins.
@@ -84,5 +84,5 @@ pub struct MemberStatus {
     /// Time since its last sign of life.
     pub lag: Duration,
     /// Whether it sees the same serving nodes.
-    pub agrees: bool,
+    pub same_view: bool,
 }

@@ -240,7 +240,7 @@ impl View {
     }
 
     /// Whether all who can decide see the same serving nodes, and have done so for `calm` (rule 6).
-    pub fn settled(&self, calm: Duration, now: Instant) -> bool {
+    pub fn stable(&self, calm: Duration, now: Instant) -> bool {
         let calm = self.changed.is_none_or(|since| now.saturating_duration_since(since) >= calm);
         calm && self.members.values().filter(|member| member.is_live()).all(|member| match &member.info {
             Some(info) if info.state == NodeState::Joining => true,

@@ -122,7 +122,7 @@ impl Shared {
             let live = placements.iter().filter_map(|(stream, id, epoch)| Some((stream, *origins.get(id)?, *epoch)));
             let total = live.clone().count();
             let status = |(stream, origin, epoch): (&StreamKey, &Arc<Origin>, u64)| {
-                let users = state.holds.users(stream);
+                let users = state.usage.users(stream);
                 let placement = Placement { stream: stream.clone(), origin: Arc::clone(origin), epoch };
                 PlacementStatus { placement, publishers: users.publishers, players: users.players }
             };

@@ -70,7 +70,7 @@ impl Shared {
                     if state.origins.get(&origin).is_some() {
                         state.loads.placed(self.keys.server_id(from.as_bytes()).as_ref(), &origin);
                     }
-                    state.holds.moved(&stream, &origin, epoch);
+                    state.usage.moved(&stream, &origin, epoch);
                     state.known.moved(&stream, &origin, epoch, now);
                     state.floor = state.floor.max(epoch);
                 });

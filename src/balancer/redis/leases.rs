@@ -41,7 +41,7 @@ impl Shared {
     /// Has all held placements renewed soon.
     pub fn renew_all(&self) {
         self.with(|state, _, _| {
-            let held: Vec<_> = state.holds.streams().cloned().collect();
+            let held: Vec<_> = state.usage.streams().cloned().collect();
             state.unsaid.extend(held.into_iter().map(|stream| (stream, None)));
         });
         self.leases_changed.notify_one();
@@ -52,9 +52,9 @@ impl Shared {
         let work = self.with(|state, _, _| {
             let unsaid = std::mem::take(&mut state.unsaid);
             let work = |(stream, released): (StreamKey, Released)| {
-                if let Some(held) = state.holds.get(&stream) {
+                if let Some(held) = state.usage.get(&stream) {
                     let (origin, epoch) = (held.origin.clone(), held.epoch);
-                    let published = state.holds.users(&stream).publishers > 0;
+                    let published = state.usage.users(&stream).publishers > 0;
                     return Some(Work { stream, origin, epoch, published: Some(published) });
                 }
                 released.map(|(origin, epoch)| Work { stream, origin, epoch, published: None })
@@ -110,15 +110,15 @@ impl Shared {
     }
 
     /// Notes one more user of a placement.
-    pub fn hold(&self, placement: &crate::balancer::Placement, intent: Intent) -> tokio::sync::watch::Receiver<u64> {
+    pub fn acquire(&self, placement: &crate::balancer::Placement, intent: Intent) -> tokio::sync::watch::Receiver<u64> {
         let (watch, news) = self.with(|state, now, _| {
             let stream = &placement.stream;
-            let before = state.holds.users(stream);
+            let before = state.usage.users(stream);
             let news = match intent {
                 Intent::Publish => before.publishers == 0,
                 Intent::Play => before.publishers + before.players == 0,
             };
-            let watch = state.holds.hold(placement, intent);
+            let watch = state.usage.acquire(placement, intent);
             state.known.saw(stream, &placement.origin.id(), placement.epoch, now);
             if news {
                 state.unsaid.insert(stream.clone(), None);
@@ -134,8 +134,8 @@ impl Shared {
     /// Notes one user less.
     pub fn release(&self, stream: &StreamKey, intent: Intent) {
         let news = self.with(|state, _, _| {
-            let held = state.holds.get(stream).map(|held| (held.origin.clone(), held.epoch));
-            let Some(left) = state.holds.release(stream, intent) else { return false };
+            let held = state.usage.get(stream).map(|held| (held.origin.clone(), held.epoch));
+            let Some(left) = state.usage.release(stream, intent) else { return false };
             if left.publishers + left.players == 0 {
                 state.unsaid.insert(stream.clone(), held);
                 return true;

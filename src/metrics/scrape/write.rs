@@ -247,8 +247,8 @@ fn placements(found: &Found, out: &mut Families<'_>) -> fmt::Result {
 fn mesh(found: &Found, out: &mut Families<'_>) -> fmt::Result {
     let Some(cluster) = &found.cluster else { return Ok(()) };
     out.gauge(
-        plain("srs_proxy_mesh_settled", "Whether all nodes of the mesh see the same nodes serve."),
-        u32::from(cluster.settled),
+        plain("srs_proxy_mesh_stable", "Whether all nodes of the mesh see the same nodes serve."),
+        u32::from(cluster.stable),
     )?;
     let seen = [("true", true), ("false", false)];
     let states = [NodeState::Joining, NodeState::Serving, NodeState::Draining, NodeState::Left];
@@ -262,7 +262,7 @@ fn mesh(found: &Found, out: &mut Families<'_>) -> fmt::Result {
     let live = || cluster.members.iter().filter(|member: &&MemberStatus| member.live);
     out.gauge(
         plain("srs_proxy_mesh_disagreeing_members", "Nodes that see other nodes serve than this node does."),
-        live().filter(|member| !member.agrees).count(),
+        live().filter(|member| !member.same_view).count(),
     )?;
     let lag = live().map(|member| member.lag).max().unwrap_or(Duration::ZERO);
     out.gauge(
@@ -282,7 +282,7 @@ fn mesh(found: &Found, out: &mut Families<'_>) -> fmt::Result {
         ("srs_proxy_mesh_placed", "Streams that this node placed, as their home.", counters.placed),
         ("srs_proxy_mesh_moved", "Streams that this node moved to another origin.", counters.moved),
         ("srs_proxy_mesh_adopted", "Placements that this node took over from another home.", counters.adopted),
-        ("srs_proxy_mesh_conflicts_settled", "Conflicts that this node settled.", counters.conflicts),
+        ("srs_proxy_mesh_conflicts_resolved", "Conflicts that this node settled.", counters.conflicts),
         ("srs_proxy_mesh_claims", "Decisions before which this node asked all others.", counters.claims),
         ("srs_proxy_mesh_claims_lost", "Claims that this node lost to another.", counters.claims_lost),
         ("srs_proxy_mesh_unanswered", "Requests to other nodes that were not answered.", counters.unanswered),

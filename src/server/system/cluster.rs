@@ -49,7 +49,7 @@ pub struct ClusterView {
     /// Why it is not ready.
     pub reason: Option<String>,
     /// Whether all nodes see the same serving nodes. A node that knows no others is settled.
-    pub settled: bool,
+    pub stable: bool,
     /// The nodes that it knows, itself included, ordered by name.
     pub members: Vec<MemberView>,
     /// The registered origins; null while they are unavailable.
@@ -82,7 +82,7 @@ pub struct MemberView {
     /// Milliseconds since its last sign of life.
     pub lag_ms: u64,
     /// Whether it sees the same serving nodes.
-    pub agrees: bool,
+    pub same_view: bool,
 }
 
 /// The registered origins.
@@ -179,7 +179,7 @@ impl MemberView {
             grpc: known(&status.grpc),
             homes: Some(status.homes),
             lag_ms: millis(status.lag),
-            agrees: status.agrees,
+            same_view: status.same_view,
         }
     }
 }
@@ -244,7 +244,7 @@ impl Alone {
             grpc: None,
             homes,
             lag_ms: 0,
-            agrees: true,
+            same_view: true,
         }
     }
 }
@@ -305,7 +305,7 @@ pub(super) async fn cluster(State(app): State<Arc<App>>) -> Response {
         state: own.as_str().to_owned(),
         ready: readiness.is_ok(),
         reason: readiness.err(),
-        settled: status.as_ref().is_none_or(|status| status.settled),
+        stable: status.as_ref().is_none_or(|status| status.stable),
         members,
         origins: origins.ok().and_then(Result::ok).map(|origins| OriginsView::new(&origins)),
         placements: status.as_ref().map(|status| status.placements).or(placements),

@@ -94,11 +94,15 @@ impl Lookups {
 /// Opens the session of a username here, if there is one.
 async fn find(registry: &Registry, username: &str, path: Path) -> Result<()> {
     let means = &registry.inner.means;
-    let Some(stream) = means.balancer.session(username).await.map_err(|error| unavailable(&error))? else {
+    let Some(stream) = means.balancer.stream_of_ufrag(username).await.map_err(|error| unavailable(&error))? else {
         return Err(Error::client(Kind::Refused, "the username belongs to no session"));
     };
-    let publishes =
-        means.balancer.session(&publisher_record(username)).await.map_err(|error| unavailable(&error))?.is_some();
+    let publishes = means
+        .balancer
+        .stream_of_ufrag(&publisher_record(username))
+        .await
+        .map_err(|error| unavailable(&error))?
+        .is_some();
     let intent = if publishes { Intent::Publish } else { Intent::Play };
     let peer = net::canonical(path.peer);
     let Some(permit) = registry.admit(peer.ip()) else {

@@ -196,7 +196,7 @@ impl Means {
             ids.push(super::publisher_record(username));
         }
         for id in ids {
-            if let Err(error) = self.balancer.put_session(&id, stream, time).await {
+            if let Err(error) = self.balancer.put_ufrag(&id, stream, time).await {
                 tracing::warn!(%stream, %error, "other nodes do not learn of a WebRTC session");
                 return;
             }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use srs_proxy::{
-    balancer::mesh::{gossip::Reason, port::Board},
+    balancer::mesh::{gossip::Reason, traits::GossipStore},
     config::{Listen, Mesh, Seed},
 };
 use srs_proxy_test_support::boards::{Node, Seen, all_live, mesh, others, settings, wait_for};

@@ -12,7 +12,7 @@ use srs_proxy::{
             seal::{Keys, Now, Sealer},
         },
         message::Incarnation,
-        port::Board,
+        traits::GossipStore,
     },
     config::{Mesh, Secret},
 };

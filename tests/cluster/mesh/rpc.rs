@@ -11,9 +11,9 @@ use srs_proxy::{
         BalancerError,
         mesh::{
             message::{Address, Renewal, Request, Response},
-            port::Peers,
             record::Stamp,
             rpc::{Membership, refusals::Refusal, server::Limits, wire::MAX_ENTRIES},
+            traits::PeerClient,
         },
     },
     origin::Protocol,
@@ -35,12 +35,12 @@ fn dialogue() -> Vec<(Request, Response)> {
     let page = Response::Page {
         records: vec![(stream("a"), record(1)), (stream("a"), record(2))],
         origins: vec![(facts(), Duration::from_millis(1500))],
-        floor: 8,
+        min_epoch: 8,
         more: true,
     };
     let no_origin = BalancerError::NoOrigin { protocol: Protocol::Srt, registered: 2 };
     let held = Some(Address { node: "n9".into(), grpc: "n9.mesh:12027".into() });
-    let elsewhere = Response::Elsewhere(Address { node: "n9".into(), grpc: "[::1]:12027".into() });
+    let elsewhere = Response::Redirect(Address { node: "n9".into(), grpc: "[::1]:12027".into() });
     let ttl = Duration::from_secs(120);
     vec![
         (place("a"), placed()),
@@ -49,17 +49,20 @@ fn dialogue() -> Vec<(Request, Response)> {
         (place("a"), Response::NotServing),
         (
             Request::Claim { stream: stream("a"), known: vec![record(1)] },
-            Response::Claimed { known: vec![record(2)], floor: 1, held: None },
+            Response::Claimed { known: vec![record(2)], min_epoch: 1, held: None },
         ),
-        (Request::Claim { stream: stream("a"), known: vec![] }, Response::Claimed { known: vec![], floor: 0, held }),
-        (Request::Renew(vec![renewal]), Response::Records(vec![(stream("a"), record(2))])),
-        (Request::Tell { records: vec![(stream("a"), record(1))], adopt: true }, Response::Done),
-        (Request::Lookup(vec![stream("a"), stream("b")]), Response::Records(vec![])),
+        (
+            Request::Claim { stream: stream("a"), known: vec![] },
+            Response::Claimed { known: vec![], min_epoch: 0, held },
+        ),
+        (Request::RenewLeases(vec![renewal]), Response::Records(vec![(stream("a"), record(2))])),
+        (Request::PushRecords { records: vec![(stream("a"), record(1))], adopt: true }, Response::Done),
+        (Request::GetRecords(vec![stream("a"), stream("b")]), Response::Records(vec![])),
         (Request::Snapshot { after: None }, page),
         (Request::Snapshot { after: Some(stream("a")) }, Response::NotServing),
-        (Request::PutSession { id: "ufrag".into(), stream: stream("a"), ttl }, Response::Done),
-        (Request::Session { id: "ufrag".into() }, Response::Session(Some(stream("a")))),
-        (Request::Session { id: "none".into() }, Response::Session(None)),
+        (Request::PutUfrag { id: "ufrag".into(), stream: stream("a"), ttl }, Response::Done),
+        (Request::StreamOfUfrag { id: "ufrag".into() }, Response::StreamOfUfrag(Some(stream("a")))),
+        (Request::StreamOfUfrag { id: "none".into() }, Response::StreamOfUfrag(None)),
     ]
 }
 
@@ -99,7 +102,7 @@ async fn a_batch_as_large_as_it_may_be_is_answered() {
     *node.scripted.answer.lock().unwrap() = Some(Response::Done);
     let client = client(keyed("n0", KEY, None), PATIENT);
     let records: Vec<_> = (0..MAX_ENTRIES).map(|i| (stream(&i.to_string()), record(1))).collect();
-    let request = Request::Tell { records, adopt: false };
+    let request = Request::PushRecords { records, adopt: false };
     assert_eq!(client.call(&node.address, Stamp(1), request).await, Ok((Stamp(2), Response::Done)));
 }
 

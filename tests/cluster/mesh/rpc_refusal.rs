@@ -4,7 +4,6 @@
 use srs_proxy::{
     balancer::mesh::{
         message::{Address, Request, Response},
-        port::Peers,
         record::{Record, Stamp},
         rpc::{
             Membership,
@@ -12,6 +11,7 @@ use srs_proxy::{
             server::Limits,
             wire::{MAX_ENTRIES, MAX_MESSAGE},
         },
+        traits::PeerClient,
     },
     stream::StreamKey,
 };
@@ -158,13 +158,13 @@ async fn a_message_that_is_too_large_is_refused_and_the_connection_stays() {
     let client = client(open("n0"), PATIENT);
     let ask_for = async |request| client.call(&node.address, Stamp(1), request).await.map(|(_, response)| response);
 
-    let answer = ask_for(Request::Tell { records: oversized(), adopt: false }).await;
+    let answer = ask_for(Request::PushRecords { records: oversized(), adopt: false }).await;
     assert_refused(&answer, "bytes; the limit is 4194304");
-    let answer = ask_for(Request::Lookup(vec![stream("a"); MAX_ENTRIES + 1])).await;
+    let answer = ask_for(Request::GetRecords(vec![stream("a"); MAX_ENTRIES + 1])).await;
     assert_refused(&answer, "field streams: has 10001 items; the limit is 10000");
     node.refused(Refusal::Message, 1).await;
     *node.scripted.answer.lock().unwrap() = Some(Response::Records(oversized()));
-    assert_refused(&ask_for(Request::Lookup(vec![stream("a")])).await, "OutOfRange");
+    assert_refused(&ask_for(Request::GetRecords(vec![stream("a")])).await, "OutOfRange");
 
     *node.scripted.answer.lock().unwrap() = Some(placed());
     assert_eq!(ask(&client, &node.address).await, Ok(placed()));

@@ -183,13 +183,13 @@ async fn a_heartbeat_at_a_go_node_ends_a_suspicion() {
 async fn a_session_is_found_by_go_and_a_session_of_go_is_found() {
     let redis = Redis::start();
     let node = ready(&redis.config()).await;
-    node.put_session("ours", &stream("a"), Duration::from_secs(120)).await.unwrap();
+    node.put_ufrag("ours", &stream("a"), Duration::from_secs(120)).await.unwrap();
     let session: Value = serde_json::from_str(&redis.cli(&["GET", "srs-proxy-ufrag:ours"])).unwrap();
     assert_eq!(session, json!({"stream_url": "__defaultVhost__/live/a", "ufrag": "ours"}));
     redis.cli(&["SET", "srs-proxy-ufrag:go", r#"{"stream_url":"__defaultVhost__/live/b","ufrag":"go"}"#]);
-    assert_eq!(node.session("go").await.unwrap(), Some(stream("b")));
+    assert_eq!(node.stream_of_ufrag("go").await.unwrap(), Some(stream("b")));
     redis.cli(&["SET", "srs-proxy-ufrag:bad", "{"]);
-    assert_eq!(node.session("bad").await.unwrap(), None);
+    assert_eq!(node.stream_of_ufrag("bad").await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -239,17 +239,17 @@ impl Balancer for Broken {
     async fn place(&self, _: PlaceRequest<'_>) -> Result<Placement, BalancerError> {
         gone()
     }
-    fn hold(&self, placement: &Placement, _: Intent) -> watch::Receiver<u64> {
+    fn acquire(&self, placement: &Placement, _: Intent) -> watch::Receiver<u64> {
         watch::channel(placement.epoch).1
     }
     fn release(&self, _: &StreamKey, _: Intent) {}
     async fn placements(&self, _: Page) -> Result<(Vec<PlacementStatus>, usize), BalancerError> {
         gone()
     }
-    async fn put_session(&self, _: &str, _: &StreamKey, _: Duration) -> Result<(), BalancerError> {
+    async fn put_ufrag(&self, _: &str, _: &StreamKey, _: Duration) -> Result<(), BalancerError> {
         gone()
     }
-    async fn session(&self, _: &str) -> Result<Option<StreamKey>, BalancerError> {
+    async fn stream_of_ufrag(&self, _: &str) -> Result<Option<StreamKey>, BalancerError> {
         gone()
     }
     async fn ready(&self) -> Result<(), BalancerError> {

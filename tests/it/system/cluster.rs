@@ -37,19 +37,19 @@ async fn a_node_of_a_cluster_shows_its_members_what_they_hold_and_what_happened(
     assert!(age.as_f64().is_some_and(|age| (0.0..60.0).contains(&age)), "{age}");
     let expected = json!({
         "code": 0, "balancer": "memory", "node": "proxy-0", "state": "serving", "ready": true, "reason": null,
-        "settled": true,
+        "stable": true,
         "members": [
             {
                 "node": "proxy-0", "state": "serving", "live": true, "version": "0.1.0",
-                "incarnation": 1_795_337_000_123_u64, "grpc": "proxy-0:12027", "homes": 5, "lag_ms": 83, "agrees": true,
+                "incarnation": 1_795_337_000_123_u64, "grpc": "proxy-0:12027", "homes": 5, "lag_ms": 83, "same_view": true,
             },
             {
                 "node": "proxy-1", "state": "draining", "live": true, "version": "0.1.0",
-                "incarnation": 1_795_337_000_123_u64, "grpc": "proxy-1:12027", "homes": 5, "lag_ms": 83, "agrees": true,
+                "incarnation": 1_795_337_000_123_u64, "grpc": "proxy-1:12027", "homes": 5, "lag_ms": 83, "same_view": true,
             },
             {
                 "node": "proxy-2", "state": "left", "live": false, "version": null,
-                "incarnation": 1_795_337_000_123_u64, "grpc": null, "homes": 0, "lag_ms": 75_000, "agrees": false,
+                "incarnation": 1_795_337_000_123_u64, "grpc": null, "homes": 0, "lag_ms": 75_000, "same_view": false,
             },
         ],
         "origins": {
@@ -87,10 +87,10 @@ async fn a_node_that_knows_no_others_is_a_cluster_of_one() {
     view["origins"].take();
     let expected = json!({
         "code": 0, "balancer": "memory", "node": null, "state": "serving", "ready": true, "reason": null,
-        "settled": true,
+        "stable": true,
         "members": [{
             "node": null, "state": "serving", "live": true, "version": env!("CARGO_PKG_VERSION"), "incarnation": null,
-            "grpc": null, "homes": 1, "lag_ms": 0, "agrees": true,
+            "grpc": null, "homes": 1, "lag_ms": 0, "same_view": true,
         }],
         "origins": null, "placements": 1, "conflicts": {"open": 0, "resolved": 0}, "counters": null,
     });

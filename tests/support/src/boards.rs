@@ -9,9 +9,9 @@ use std::{
 
 use srs_proxy::{
     balancer::mesh::{
-        gossip::{Counters, Gossip, GossipBoard, Leaver},
+        gossip::{ChitchatStore, Counters, Gossip, Leaver},
         message::Incarnation,
-        port::News,
+        traits::GossipEvent,
     },
     config::{Listen, Mesh, Secret, Seed},
 };
@@ -36,26 +36,26 @@ pub struct Seen {
 }
 
 impl Seen {
-    fn take(&mut self, news: News) {
+    fn take(&mut self, news: GossipEvent) {
         self.news += 1;
         match news {
-            News::Set { from, key, value } => {
+            GossipEvent::Set { from, key, value } => {
                 self.posts.entry(from).or_default().insert(key, value.to_vec());
             }
-            News::Deleted { from, key } => {
+            GossipEvent::Deleted { from, key } => {
                 let posts = self.posts.get_mut(&from).expect("a post of an unknown run was deleted");
                 posts.remove(&key).expect("an unknown post was deleted");
                 if posts.is_empty() {
                     self.posts.remove(&from);
                 }
             }
-            News::Live(live) => {
+            GossipEvent::Live(live) => {
                 self.lost.extend(self.live.difference(&live).cloned());
                 // What a run posted that a later one replaced is not told to be deleted.
                 self.posts.retain(|run, _| !live.iter().any(|seen| seen.node == run.node && seen > run));
                 self.live = live;
             }
-            News::Heard(nodes) => self.heard += nodes.len() as u64,
+            GossipEvent::Heard(nodes) => self.heard += nodes.len() as u64,
         }
     }
 
@@ -74,7 +74,7 @@ impl Seen {
 pub struct Node {
     pub me: Incarnation,
     pub address: SocketAddr,
-    pub board: GossipBoard,
+    pub board: ChitchatStore,
     leaver: Option<Leaver>,
     pub counters: Arc<Counters>,
     pub seen: watch::Receiver<Seen>,

@@ -107,7 +107,7 @@ pub fn member(node: &str, state: NodeState) -> MemberStatus {
         live: true,
         homes: 5,
         lag: Duration::from_millis(83),
-        agrees: true,
+        same_view: true,
     }
 }
 
@@ -115,7 +115,7 @@ pub fn member(node: &str, state: NodeState) -> MemberStatus {
 pub fn cluster() -> ClusterStatus {
     let gone = MemberStatus {
         live: false,
-        agrees: false,
+        same_view: false,
         version: String::new(),
         grpc: String::new(),
         homes: 0,
@@ -125,7 +125,7 @@ pub fn cluster() -> ClusterStatus {
     ClusterStatus {
         node: "proxy-0".into(),
         state: NodeState::Serving,
-        settled: true,
+        stable: true,
         members: vec![member("proxy-0", NodeState::Serving), member("proxy-1", NodeState::Draining), gone],
         origins: 0,
         placements: 10,
@@ -165,8 +165,8 @@ impl Balancer for InCluster {
         self.inner.place(request).await
     }
 
-    fn hold(&self, placement: &Placement, intent: Intent) -> watch::Receiver<u64> {
-        self.inner.hold(placement, intent)
+    fn acquire(&self, placement: &Placement, intent: Intent) -> watch::Receiver<u64> {
+        self.inner.acquire(placement, intent)
     }
 
     fn release(&self, stream: &StreamKey, intent: Intent) {
@@ -178,14 +178,14 @@ impl Balancer for InCluster {
         self.inner.placements(page).await
     }
 
-    async fn put_session(&self, id: &str, stream: &StreamKey, ttl: Duration) -> Result<(), BalancerError> {
+    async fn put_ufrag(&self, id: &str, stream: &StreamKey, ttl: Duration) -> Result<(), BalancerError> {
         self.available()?;
-        self.inner.put_session(id, stream, ttl).await
+        self.inner.put_ufrag(id, stream, ttl).await
     }
 
-    async fn session(&self, id: &str) -> Result<Option<StreamKey>, BalancerError> {
+    async fn stream_of_ufrag(&self, id: &str) -> Result<Option<StreamKey>, BalancerError> {
         self.available()?;
-        self.inner.session(id).await
+        self.inner.stream_of_ufrag(id).await
     }
 
     async fn ready(&self) -> Result<(), BalancerError> {

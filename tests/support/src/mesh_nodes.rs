@@ -71,7 +71,7 @@ pub async fn start_all(count: usize, placement: &config::Balancer) -> Vec<MeshNo
 pub async fn until_settled(nodes: &[MeshNode]) {
     let settled = |node: &MeshNode| {
         let status = node.balancer.cluster().unwrap();
-        status.settled && status.members.iter().filter(|member| member.live).count() == nodes.len()
+        status.stable && status.members.iter().filter(|member| member.live).count() == nodes.len()
     };
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     while !nodes.iter().all(settled) {

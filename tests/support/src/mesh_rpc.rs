@@ -16,7 +16,6 @@ use srs_proxy::{
         Intent,
         mesh::{
             message::{Address, CallError, OriginFacts, Request, Response},
-            port::{Answer, Peers},
             record::{NodeId, Record, Stamp},
             rpc::{
                 Membership,
@@ -25,6 +24,7 @@ use srs_proxy::{
                 server::{Limits, Server},
                 tls::Credentials,
             },
+            traits::{PeerClient, RequestHandler},
         },
     },
     origin::{Origin, Protocol},
@@ -61,10 +61,10 @@ pub fn facts() -> OriginFacts {
     let body = br#"{"ip":"10.0.0.1","server":"a","service":"b","pid":"1","rtmp":["1935"],"srt":["udp://:10080"]}"#;
     OriginFacts {
         origin: Origin::from_heartbeat(body, "SRS/7").unwrap(),
-        beat: Stamp(7),
+        last_heartbeat: Stamp(7),
         failed: Some((Stamp(8), "connection refused".into())),
-        cleared: Stamp(9),
-        retired: Stamp(0),
+        recovered_at: Stamp(9),
+        replaced_at: Stamp(0),
     }
 }
 
@@ -75,9 +75,9 @@ pub fn place(name: &str) -> Request {
         intent: Intent::Publish,
         avoid: vec!["x-y-2".into()],
         known: vec![record(1)],
-        floor: 3,
+        min_epoch: 3,
         unreachable: vec!["n3".into()],
-        insist: true,
+        force: true,
     }
 }
 
@@ -106,8 +106,8 @@ impl Scripted {
 }
 
 #[async_trait]
-impl Answer for Scripted {
-    async fn answer(&self, from: NodeId, clock: Stamp, request: Request) -> (Stamp, Response) {
+impl RequestHandler for Scripted {
+    async fn handle(&self, from: NodeId, clock: Stamp, request: Request) -> (Stamp, Response) {
         if let Some(gate) = &self.gate {
             self.waiting.fetch_add(1, SeqCst);
             drop(gate.acquire().await.unwrap());
@@ -141,8 +141,8 @@ impl Node {
         let address = Address { node: membership.node.clone(), grpc };
         let (scripted, refusals, stop) = (Arc::new(scripted), Arc::<Refusals>::default(), CancellationToken::new());
         scripted.answer.lock().unwrap().get_or_insert_with(placed);
-        let answer: Arc<dyn Answer> = Arc::clone(&scripted) as _;
-        let server = Server { membership: Arc::new(membership), answer, limits, refusals: Arc::clone(&refusals) };
+        let handler: Arc<dyn RequestHandler> = Arc::clone(&scripted) as _;
+        let server = Server { membership: Arc::new(membership), handler, limits, refusals: Arc::clone(&refusals) };
         let task = tokio::spawn(server.serve(listener, stop.clone()));
         Self { address, scripted, refusals, stop, task }
     }

@@ -63,7 +63,7 @@ async fn compare(
     held: &[Held],
     report: &mut Report,
 ) -> Result<()> {
-    let took = fleet.settled().await?;
+    let took = fleet.stable().await?;
     report.state(format!("{event}: the nodes agree on who they are"), seconds(took));
     for n in fleet.running() {
         fleet.wait_for_placements(n, before.len()).await?;

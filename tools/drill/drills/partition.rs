@@ -74,7 +74,7 @@ pub async fn run(options: &Options, network: &Network, report: &mut Report) -> R
         "≤ 5 s",
         one_each.is_some_and(|took| took <= TARGET),
     );
-    let settled = fleet.settled().await?;
+    let settled = fleet.stable().await?;
     report.state("and until all nodes see each other, after that", seconds(settled));
     sleep(WATCH).await;
     judge(&fleet, here, there, report).await

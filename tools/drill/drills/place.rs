@@ -69,7 +69,7 @@ async fn in_process(count: usize, report: &mut Report) -> Result<()> {
         nodes[n % NODES].register(origin).await?;
     }
     let started = Instant::now();
-    while !settled(&nodes).await {
+    while !stable(&nodes).await {
         if started.elapsed() > LIMIT {
             return Err("the nodes do not agree on who they are".into());
         }
@@ -132,12 +132,12 @@ async fn start_nodes(running: &mut JoinSet<()>) -> Result<Vec<Arc<dyn Balancer>>
 }
 
 /// Whether all nodes serve, see each other and know the origins.
-async fn settled(nodes: &[Arc<dyn Balancer>]) -> bool {
+async fn stable(nodes: &[Arc<dyn Balancer>]) -> bool {
     for node in nodes {
         let Some(cluster) = node.cluster() else { return false };
         let serving = cluster.members.iter().filter(|member| member.live && member.state == NodeState::Serving);
         let origins = node.origins().await.map_or(0, |origins| origins.len());
-        if !cluster.settled || serving.count() != nodes.len() || origins != 4 {
+        if !cluster.stable || serving.count() != nodes.len() || origins != 4 {
             return false;
         }
     }

@@ -107,7 +107,7 @@ impl Set<'_> {
         let started = Instant::now();
         self.fleet.start(n);
         self.fleet.ready(n).await?;
-        self.fleet.settled().await?;
+        self.fleet.stable().await?;
         let took = started.elapsed();
         if let Some(old) = old {
             old.remove();

@@ -5,7 +5,7 @@ use std::{
     hash::Hash,
 };
 
-/// Values in the order in which they were put last. Holds at most one for each key, so it does not
+/// Values in the order in which they were put last. Usage at most one for each key, so it does not
 /// outgrow what there is to tell, however slowly it is emptied.
 #[derive(Debug)]
 pub struct Latest<K, V> {

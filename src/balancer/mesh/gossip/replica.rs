@@ -11,7 +11,7 @@ use std::{
 use chitchat::{Chitchat, ChitchatId, NodeState};
 use tokio::time::Instant;
 
-use super::{feed::Inlet, value};
+use super::{events::EventSender, value};
 use crate::balancer::mesh::{message::Incarnation, record::NodeId};
 
 /// How often the posts of a node are gone through after some may have vanished.
@@ -23,7 +23,7 @@ const ABSENT: Duration = Duration::from_secs(5);
 /// What was told of the other nodes.
 pub struct Replica {
     me: Arc<str>,
-    inlet: Inlet,
+    sender: EventSender,
     hasher: RandomState,
     nodes: HashMap<Arc<str>, Node>,
     live: BTreeSet<Incarnation>,
@@ -43,8 +43,8 @@ struct Node {
 
 impl Replica {
     /// Nothing is told yet; news of `me` are none.
-    pub fn new(me: Arc<str>, inlet: Inlet) -> Self {
-        Self { me, inlet, hasher: RandomState::new(), nodes: HashMap::new(), live: BTreeSet::new() }
+    pub fn new(me: Arc<str>, sender: EventSender) -> Self {
+        Self { me, sender, hasher: RandomState::new(), nodes: HashMap::new(), live: BTreeSet::new() }
     }
 
     /// Takes note of a post that was just set.
@@ -55,7 +55,7 @@ impl Replica {
         let node = self.nodes.entry(Arc::clone(&id.node_id)).or_insert_with(|| Node::new(id.clone(), now));
         // Which of several runs counts is decided when all is gone through.
         if node.id == *id {
-            node.post(key, text, &self.hasher, &self.inlet);
+            node.post(key, text, &self.hasher, &self.sender);
         }
     }
 
@@ -68,7 +68,7 @@ impl Replica {
             latest.entry(&id.node_id).and_modify(|best| *best = rank.max(*best)).or_insert(rank);
         }
 
-        let inlet = &self.inlet;
+        let sender = &self.sender;
         self.nodes.retain(|name, node| latest.get(name).is_some_and(|(_, _, id)| **id == node.id));
         let mut live = BTreeSet::new();
         let mut heard = Vec::new();
@@ -76,10 +76,10 @@ impl Replica {
             let Some(state) = chitchat.node_state(id) else { continue };
             let node = self.nodes.entry(Arc::clone(&id.node_id)).or_insert_with(|| {
                 let mut node = Node::new(id.clone(), now);
-                node.load(state, &self.hasher, inlet);
+                node.load(state, &self.hasher, sender);
                 node
             });
-            node.find_absent(state, now, inlet);
+            node.find_absent(state, now, sender);
             let heartbeat = u64::from(state.heartbeat());
             if heartbeat > node.heartbeat {
                 node.heartbeat = heartbeat;
@@ -91,10 +91,10 @@ impl Replica {
         }
         if live != self.live {
             self.live.clone_from(&live);
-            inlet.live(live);
+            sender.live(live);
         }
         if !heard.is_empty() {
-            inlet.heard(heard);
+            sender.heard(heard);
         }
     }
 }
@@ -113,9 +113,9 @@ impl Node {
         }
     }
 
-    fn post(&mut self, key: &str, text: &str, hasher: &RandomState, inlet: &Inlet) {
+    fn post(&mut self, key: &str, text: &str, hasher: &RandomState, sender: &EventSender) {
         let Some(value) = value::decode(text) else {
-            self.gone(key, inlet);
+            self.gone(key, sender);
             return;
         };
         self.absent.remove(key);
@@ -124,25 +124,25 @@ impl Node {
             return;
         }
         self.posts.insert(key.to_owned(), hash);
-        inlet.set(&self.incarnation, key, value);
+        sender.set(&self.incarnation, key, value);
     }
 
-    fn gone(&mut self, key: &str, inlet: &Inlet) {
+    fn gone(&mut self, key: &str, sender: &EventSender) {
         self.absent.remove(key);
         if self.posts.remove(key).is_some() {
-            inlet.deleted(&self.incarnation, key);
+            sender.deleted(&self.incarnation, key);
         }
     }
 
     /// Tells all posts, in the order in which they were made.
-    fn load(&mut self, state: &NodeState, hasher: &RandomState, inlet: &Inlet) {
+    fn load(&mut self, state: &NodeState, hasher: &RandomState, sender: &EventSender) {
         let mut posts: Vec<_> = state.key_values_including_deleted().filter(|(_, post)| !post.is_deleted()).collect();
         posts.sort_unstable_by_key(|(_, post)| post.version);
-        posts.into_iter().for_each(|(key, post)| self.post(key, &post.value, hasher, inlet));
+        posts.into_iter().for_each(|(key, post)| self.post(key, &post.value, hasher, sender));
     }
 
     /// Posts vanish only when something was collected, so only then there is anything to find.
-    fn find_absent(&mut self, state: &NodeState, now: Instant, inlet: &Inlet) {
+    fn find_absent(&mut self, state: &NodeState, now: Instant, sender: &EventSender) {
         let collected = state.last_gc_version();
         let due = collected != self.collected || !self.absent.is_empty();
         // Below this version what was sent anew is not complete.
@@ -159,7 +159,7 @@ impl Node {
         }
         let over = self.absent.iter().filter(|(_, since)| now.saturating_duration_since(**since) >= ABSENT);
         let over: Vec<String> = over.map(|(key, _)| key.clone()).collect();
-        over.iter().for_each(|key| self.gone(key, inlet));
+        over.iter().for_each(|key| self.gone(key, sender));
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::time::sleep_until;
 
 use super::*;
 use crate::{
-    balancer::mesh::port::{Board, News},
+    balancer::mesh::traits::{GossipEvent, GossipStore},
     config::{Listen, Mesh, Seed},
 };
 
@@ -86,11 +86,11 @@ async fn watch(mut gossip: Gossip, period: Duration) -> (usize, BTreeSet<Incarna
                 gossip.board.push();
             }
             news = gossip.feed.recv() => match news.unwrap() {
-                News::Live(now) => {
+                GossipEvent::Live(now) => {
                     lost += live.difference(&now).count();
                     live = now;
                 }
-                News::Set { .. } | News::Deleted { .. } | News::Heard(_) => {}
+                GossipEvent::Set { .. } | GossipEvent::Deleted { .. } | GossipEvent::Heard(_) => {}
             }
         }
     }

@@ -17,9 +17,9 @@ use tokio::{
 use tracing::{error, warn};
 
 use super::{
-    board::Outbox,
     replica::Replica,
     seeds::{self, Addresses, Resolver},
+    store::PendingWrites,
     transport::Known,
     value,
 };
@@ -50,7 +50,7 @@ pub(super) struct Worker {
     pub handle: ChitchatHandle,
     pub chitchat: Arc<tokio::sync::Mutex<Chitchat>>,
     pub replica: Arc<Mutex<Replica>>,
-    pub outbox: Arc<Outbox>,
+    pub pending: Arc<PendingWrites>,
     pub known: Known,
     pub interval: Duration,
     pub resolver: Resolver,
@@ -62,7 +62,7 @@ struct Running {
     handle: ChitchatHandle,
     chitchat: Arc<tokio::sync::Mutex<Chitchat>>,
     id: ChitchatId,
-    outbox: Arc<Outbox>,
+    pending: Arc<PendingWrites>,
     replica: Arc<Mutex<Replica>>,
     known: Known,
     addresses: Addresses,
@@ -77,7 +77,7 @@ struct Running {
 impl Worker {
     /// Runs until told to end, or until chitchat ends by a fault.
     pub async fn run(self) {
-        let Self { id, handle, chitchat, replica, outbox, known, interval, resolver, mut commands } = self;
+        let Self { id, handle, chitchat, replica, pending, known, interval, resolver, mut commands } = self;
         let addresses = Addresses::default();
         let found = Arc::new(Notify::new());
         let (alone, is_alone) = watch::channel(true);
@@ -90,12 +90,12 @@ impl Worker {
         catch_up.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next_push = Instant::now();
         let mut push_due = false;
-        let changed = Arc::clone(&outbox);
+        let changed = Arc::clone(&pending);
         let mut running = Running {
             handle,
             chitchat,
             id,
-            outbox,
+            pending,
             replica,
             known,
             addresses,
@@ -113,8 +113,8 @@ impl Worker {
                     break None;
                 }
                 () = changed.changed.notified() => {
-                    running.take_posts().await;
-                    push_due |= running.outbox.take_push();
+                    running.flush().await;
+                    push_due |= running.pending.take_push();
                 }
                 () = time::sleep_until(next_push), if push_due => {
                     push_due = false;
@@ -164,9 +164,9 @@ async fn look_up(mut resolver: Resolver, addresses: Addresses, found: Arc<Notify
 
 impl Running {
     /// Moves what was posted into chitchat.
-    async fn take_posts(&self) {
+    async fn flush(&self) {
         loop {
-            let posts = self.outbox.take(BATCH);
+            let posts = self.pending.take(BATCH);
             if posts.is_empty() {
                 return;
             }
@@ -259,7 +259,7 @@ impl Running {
 
     /// Brings all posts to all who are alive.
     async fn tell_all(&self) {
-        self.take_posts().await;
+        self.flush().await;
         let version = self.version().await;
         loop {
             let behind: Vec<_> = self.live.iter().filter(|peer| self.known.to(**peer).version < version).collect();

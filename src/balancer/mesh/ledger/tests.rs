@@ -95,9 +95,9 @@ impl Scene {
         self.ledger.resolve(&stream(n), stamp, self.now)
     }
 
-    fn restore(&mut self, n: u8, origin_number: u8, epoch: u64) {
+    fn reassert(&mut self, n: u8, origin_number: u8, epoch: u64) {
         let stamp = self.stamp();
-        self.ledger.restore(&stream(n), &origin(origin_number), epoch, stamp, self.now);
+        self.ledger.reassert(&stream(n), &origin(origin_number), epoch, stamp, self.now);
     }
 
     fn knows(&self, n: u8) -> bool {
@@ -111,9 +111,9 @@ impl Scene {
     /// What sessions are told of since the last call, and whether there is doubt.
     fn told(&mut self) -> (Vec<OriginId>, bool) {
         let effects = self.ledger.take_effects();
-        let doubt = effects.iter().any(|effect| matches!(effect, Effect::Doubt(_)));
+        let doubt = effects.iter().any(|effect| matches!(effect, Effect::Unaccounted(_)));
         let known = effects.into_iter().filter_map(|effect| match effect {
-            Effect::Known(_, record) => Some(record.origin),
+            Effect::Resolved(_, record) => Some(record.origin),
             _ => None,
         });
         (known.collect(), doubt)
@@ -201,9 +201,9 @@ fn epochs_grow_when_a_stream_moves_and_when_it_comes_again_and_not_when_it_stays
     assert!(!scene.at(CONNECTING).knows(1));
     assert!(scene.assign(1, 1).unwrap().epoch > moved.epoch);
     // One that ended elsewhere, and one that another node took over since.
-    scene.ledger.raise_floor(&stream(2), 40);
+    scene.ledger.raise_min_epoch(&stream(2), 40);
     assert!(scene.assign(2, 1).unwrap().epoch > 40);
-    scene.ledger.raise_floors(90);
+    scene.ledger.raise_min_epochs(90);
     assert!(scene.assign(3, 1).unwrap().epoch > 90);
 }
 
@@ -211,13 +211,13 @@ fn epochs_grow_when_a_stream_moves_and_when_it_comes_again_and_not_when_it_stays
 fn a_stream_that_stays_is_lifted_above_the_epochs_at_which_it_ended() {
     let mut scene = Scene::new();
     scene.merge(1, &record(1, 1, 1, 3), Some(1));
-    scene.ledger.raise_floor(&stream(1), 7);
+    scene.ledger.raise_min_epoch(&stream(1), 7);
     let stamp = scene.stamp();
-    scene.ledger.lift(&stream(1), stamp, scene.now);
+    scene.ledger.raise_epoch(&stream(1), stamp, scene.now);
     let lifted = scene.ledger.own(&stream(1)).cloned().unwrap();
     assert_eq!((lifted.epoch, lifted.origin, lifted.since), (8, origin(1), Stamp(1)));
     let stamp = scene.stamp();
-    scene.ledger.lift(&stream(1), stamp, scene.now);
+    scene.ledger.raise_epoch(&stream(1), stamp, scene.now);
     assert_eq!(scene.ledger.highest(&stream(1)), 8, "it is above already");
 }
 
@@ -328,7 +328,7 @@ fn records_that_agree_on_the_origin_are_settled_without_a_move() {
 #[test]
 fn a_conflict_is_settled_above_the_epochs_at_which_the_stream_ended() {
     let mut scene = Scene::new();
-    scene.ledger.raise_floor(&stream(1), 7);
+    scene.ledger.raise_min_epoch(&stream(1), 7);
     scene.merge(1, &record(1, 1, 1, 1), Some(1));
     scene.merge(1, &record(2, 2, 2, 2), Some(1));
     assert!(scene.resolve(1));
@@ -338,19 +338,19 @@ fn a_conflict_is_settled_above_the_epochs_at_which_the_stream_ended() {
 #[test]
 fn sessions_that_no_record_names_make_a_conflict_and_override_nobody() {
     let mut scene = Scene::new();
-    scene.restore(1, 1, 3);
+    scene.reassert(1, 1, 3);
     let restored = scene.ledger.agreed(&stream(1)).unwrap();
     assert_eq!((&restored.origin, restored.epoch), (&origin(1), 3), "nobody says otherwise");
 
     scene.merge(2, &record(1, 1, 2, 3), Some(1));
-    scene.restore(2, 1, 3);
+    scene.reassert(2, 1, 3);
     assert!(scene.ledger.agreed(&stream(2)).is_none());
     assert_eq!(scene.origins(2).len(), 2);
 
     scene.merge(3, &record(1, 1, 2, 4), Some(1));
-    scene.restore(3, 1, 3);
+    scene.reassert(3, 1, 3);
     assert_eq!(scene.origins(3), [origin(2)], "the stream has moved since");
-    scene.restore(3, 2, 9);
+    scene.reassert(3, 2, 9);
     assert_eq!(scene.ledger.all(&stream(3)).len(), 1, "they are accounted for");
 }
 
@@ -358,7 +358,7 @@ fn sessions_that_no_record_names_make_a_conflict_and_override_nobody() {
 fn sessions_that_this_node_itself_placed_elsewhere_are_sent_there() {
     let mut scene = Scene::new();
     scene.assign(1, 1).unwrap();
-    scene.restore(1, 2, 6);
+    scene.reassert(1, 2, 6);
     let own = scene.ledger.agreed(&stream(1)).unwrap();
     assert_eq!((&own.origin, own.epoch), (&origin(1), 7));
 }

@@ -6,14 +6,14 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     Node,
-    duties::{Told, batches},
+    maintenance::{Told, batches},
 };
 use crate::balancer::mesh::{
     message::{Address, NodeState, Request, Response},
-    port::{Board, NewsFeed, Peers},
+    traits::{EventStream, GossipStore, PeerClient},
 };
 
-/// How often a joining node looks whom it could ask.
+/// How often a joining node looks whom it could query.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long nodes that all join wait for each other, before one of them begins.
 const FIRST: Duration = Duration::from_secs(1);
@@ -22,10 +22,10 @@ const HANDOVER: Duration = Duration::from_secs(5);
 /// Pages of a snapshot, at the most.
 const MAX_PAGES: usize = 1_000;
 
-impl<B: Board, P: Peers> Node<B, P> {
+impl<B: GossipStore, P: PeerClient> Node<B, P> {
     /// Lives: joins, and does its duties until this is dropped or there are no more news to come.
-    pub async fn run(self: Arc<Self>, feed: impl NewsFeed) {
-        let duties = async { tokio::join!(self.join(), self.keep_order(), self.renew()) };
+    pub async fn run(self: Arc<Self>, feed: impl EventStream) {
+        let duties = async { tokio::join!(self.join(), self.run_maintenance(), self.renew()) };
         tokio::select! {
             biased;
             () = self.follow(feed) => {}
@@ -81,16 +81,16 @@ impl<B: Board, P: Peers> Node<B, P> {
         let (mut after, mut taken) = (None, 0);
         for _ in 0..MAX_PAGES {
             let page = self.call(from, Request::Snapshot { after: after.take() }).await;
-            let Ok(Response::Page { records, origins, floor, more }) = page else {
+            let Ok(Response::Page { records, origins, min_epoch, more }) = page else {
                 tracing::warn!(node = %from, answer = ?page.err(), "the node did not tell what it knows");
                 return false;
             };
             taken += records.len();
             let last = records.last().map(|(stream, _)| stream.clone());
             self.with(|state, now| {
-                state.ledger.raise_floors(floor);
+                state.ledger.raise_min_epochs(min_epoch);
                 for (facts, age) in &origins {
-                    state.clock.observe(facts.beat.max(facts.cleared).max(facts.retired));
+                    state.clock.observe(facts.last_heartbeat.max(facts.recovered_at).max(facts.replaced_at));
                     let super::State { origins, changes, .. } = state;
                     origins.learn(facts, *age, now, changes);
                 }
@@ -99,7 +99,7 @@ impl<B: Board, P: Peers> Node<B, P> {
                 }
             });
             if !more || last.is_none() {
-                self.with(super::State::forget_doubtful);
+                self.with(super::State::expire_orphans);
                 tracing::info!(node = %from, records = taken, "took over what the node knows");
                 return true;
             }
@@ -128,7 +128,7 @@ impl<B: Board, P: Peers> Node<B, P> {
         let hand_over = async {
             for (address, records) in told.into_values() {
                 for records in batches(&records) {
-                    if let Err(error) = self.call(&address, Request::Tell { records, adopt: true }).await {
+                    if let Err(error) = self.call(&address, Request::PushRecords { records, adopt: true }).await {
                         tracing::warn!(node = %address, %error, "the node did not take over; it learns by gossip");
                         break;
                     }

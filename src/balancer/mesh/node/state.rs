@@ -11,20 +11,20 @@ use crate::{
     balancer::{
         BalancerError, OriginStatus, Page, PlaceRequest, Placement, PlacementStatus,
         decide::{Current, Verdict, decide},
-        holds::Holds,
         mesh::{
             claims::Claims,
             clock::Clock,
+            gossip_keys,
             ledger::{Effect, Ledger, Times},
             message::{Incarnation, NodeInfo, NodeState, Renewal},
             origins::Origins,
-            port::Board,
-            post,
             record::Record,
+            traits::GossipStore,
             view::{Changed, View},
         },
-        records::Records,
         registry::{Change, Entry},
+        ufrag_index::UfragIndex,
+        usage::Usage,
     },
     config::Policy,
     origin::{Origin, OriginId},
@@ -33,12 +33,12 @@ use crate::{
 
 /// How long the set of serving nodes must stay the same before a home decides without asking
 /// (rule 6). In this time the sessions of a node that is gone are told to the new homes.
-const CALM: Duration = Duration::from_secs(1);
+const STABLE_FOR: Duration = Duration::from_secs(1);
 /// How many times their period sessions count that are not renewed.
 const LEASE_PERIODS: u32 = 3;
 /// How long a record may name an origin that this node has never heard of, before the origin counts
 /// as gone.
-const UNHEARD: Duration = Duration::from_secs(2);
+const UNKNOWN_ORIGIN_GRACE: Duration = Duration::from_secs(2);
 
 /// What happened, since the node started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -67,11 +67,11 @@ pub(in crate::balancer::mesh) struct State {
     pub origins: Origins,
     pub ledger: Ledger,
     pub claims: Claims,
-    pub holds: Holds,
-    pub sessions: Records,
+    pub usage: Usage,
+    pub ufrags: UfragIndex,
     pub to_renew: BTreeSet<StreamKey>,
     /// For streams whose origin this node has not heard of: since when.
-    pub unheard: std::collections::BTreeMap<StreamKey, Instant>,
+    pub unknown_origin_since: std::collections::BTreeMap<StreamKey, Instant>,
     /// When homes were told of conflicts last.
     pub conflicts_told: Option<Instant>,
     pub counters: Counters,
@@ -104,10 +104,10 @@ impl State {
             origins: Origins::new(settings.origin_ttl, settings.max_origins),
             ledger: Ledger::new(me.clone(), times, settings.max_streams),
             claims: Claims::new(me, settings.max_streams),
-            holds: Holds::default(),
-            sessions: Records::new(settings.max_streams),
+            usage: Usage::default(),
+            ufrags: UfragIndex::new(settings.max_streams),
             to_renew: BTreeSet::new(),
-            unheard: std::collections::BTreeMap::new(),
+            unknown_origin_since: std::collections::BTreeMap::new(),
             conflicts_told: None,
             counters: Counters::default(),
             changes: Vec::new(),
@@ -120,7 +120,7 @@ impl State {
 
     /// Does what follows from the changes so far: posts them, and tells sessions of moves. Says
     /// whether homes are to be told of sessions.
-    pub fn settle(&mut self, board: &impl Board, now: Instant) -> bool {
+    pub fn settle(&mut self, board: &impl GossipStore, now: Instant) -> bool {
         let effects = self.ledger.take_effects();
         for effect in &effects {
             if let Effect::Post(_, record) = effect {
@@ -130,21 +130,21 @@ impl State {
         let origins = self.origins.take_unposted(now);
         let mut posted = !origins.is_empty();
         for facts in origins {
-            board.set(&post::origin_key(&facts.origin.id()), &post::encode_origin(&facts));
+            board.set(&gossip_keys::origin_key(&facts.origin.id()), &gossip_keys::encode_origin(&facts));
         }
         for effect in effects {
             match effect {
                 Effect::Post(stream, record) => {
-                    board.set(&post::place_key(&stream), &post::encode_record(&record));
+                    board.set(&gossip_keys::place_key(&stream), &gossip_keys::encode_record(&record));
                     posted = true;
                 }
                 Effect::Unpost(stream) => {
-                    board.delete(&post::place_key(&stream));
+                    board.delete(&gossip_keys::place_key(&stream));
                     posted = true;
                 }
-                Effect::Known(stream, record) => self.holds.moved(&stream, &record.origin, record.epoch),
-                Effect::Doubt(stream) => {
-                    if self.holds.get(&stream).is_some() {
+                Effect::Resolved(stream, record) => self.usage.moved(&stream, &record.origin, record.epoch),
+                Effect::Unaccounted(stream) => {
+                    if self.usage.get(&stream).is_some() {
                         self.to_renew.insert(stream);
                     }
                 }
@@ -159,7 +159,7 @@ impl State {
             version: env!("CARGO_PKG_VERSION").into(),
         };
         if self.announced.as_ref() != Some(&info) {
-            board.set(post::NODE_KEY, &post::encode_node(&info));
+            board.set(gossip_keys::NODE_KEY, &gossip_keys::encode_node(&info));
             self.announced = Some(info);
             posted = true;
         }
@@ -176,8 +176,8 @@ impl State {
         self.ledger.merge(stream, record, posted, now);
     }
 
-    pub fn settled(&self, now: Instant) -> bool {
-        self.view.state() == NodeState::Serving && self.view.settled(CALM, now)
+    pub fn stable(&self, now: Instant) -> bool {
+        self.view.state() == NodeState::Serving && self.view.stable(STABLE_FOR, now)
     }
 
     /// Does what follows from a change of the view.
@@ -192,7 +192,7 @@ impl State {
             let serving = self.view.serving().iter().map(|serving| serving.node.as_str()).collect::<Vec<_>>().join(" ");
             tracing::info!(serving, gone = ?changed.gone, "the nodes that serve are others now");
             // Their streams may have new homes, which must know of the sessions.
-            self.to_renew.extend(self.holds.streams().cloned());
+            self.to_renew.extend(self.usage.streams().cloned());
         }
     }
 
@@ -202,7 +202,7 @@ impl State {
     }
 
     /// Of records whose writer is not there to take them back, those that nobody renews end.
-    pub fn forget_doubtful(&mut self, now: Instant) {
+    pub fn expire_orphans(&mut self, now: Instant) {
         let live = self.view.members().filter(|(_, member)| member.is_live()).map(|(node, _)| node.clone());
         let live: BTreeSet<_> = live.collect();
         for writer in self.ledger.writers().difference(&live).cloned().collect::<Vec<_>>() {
@@ -210,9 +210,9 @@ impl State {
         }
     }
 
-    pub fn expire_origins(&mut self, board: &impl Board, now: Instant) {
+    pub fn expire_origins(&mut self, board: &impl GossipStore, now: Instant) {
         for id in self.origins.expire(now, &mut self.changes) {
-            board.delete(&post::origin_key(&id));
+            board.delete(&gossip_keys::origin_key(&id));
         }
     }
 
@@ -233,14 +233,14 @@ impl State {
         {
             // Its registration is still on its way. To move the stream now would take it from its
             // publisher.
-            let since = *self.unheard.entry(request.stream.clone()).or_insert(now);
-            if now.saturating_duration_since(since) < UNHEARD {
+            let since = *self.unknown_origin_since.entry(request.stream.clone()).or_insert(now);
+            if now.saturating_duration_since(since) < UNKNOWN_ORIGIN_GRACE {
                 return Err(BalancerError::Unavailable(format!(
                     "the origin {origin} of the stream is not known to this node yet; try again in a moment"
                 )));
             }
-        } else if !self.unheard.is_empty() {
-            self.unheard.remove(request.stream);
+        } else if !self.unknown_origin_since.is_empty() {
+            self.unknown_origin_since.remove(request.stream);
         }
         let Self { origins, ledger, policy, rng, .. } = self;
         decide(origins.registry(), |origin| ledger.count(origin), current.as_ref(), request, *policy, rng)
@@ -261,7 +261,7 @@ impl State {
             Verdict::Keep(_) => {
                 if home {
                     self.adopt(stream, now);
-                    self.ledger.lift(stream, stamp, now);
+                    self.ledger.raise_epoch(stream, stamp, now);
                 }
                 self.ledger.keep(stream, now);
             }
@@ -296,7 +296,7 @@ impl State {
         let mut epoch = record.epoch;
         // One that has moved since keeps its epoch, by which whoever holds it learns of that.
         if !self.ledger.all(stream).iter().any(|known| known != record && known.supersedes(record)) {
-            epoch = epoch.max(self.ledger.highest(stream)).max(self.ledger.ended().floor(stream));
+            epoch = epoch.max(self.ledger.highest(stream)).max(self.ledger.tombstones().min_epoch(stream));
         }
         Some(Placement { stream: stream.clone(), origin, epoch })
     }
@@ -307,19 +307,19 @@ impl State {
 
     /// The sessions that this node has on a stream.
     pub fn renewal(&mut self, stream: &StreamKey, now: Instant) -> Option<Renewal> {
-        let users = self.holds.users(stream);
-        let held = self.holds.get(stream).map(|held| (held.origin.clone(), held.epoch));
+        let users = self.usage.users(stream);
+        let held = self.usage.get(stream).map(|held| (held.origin.clone(), held.epoch));
         if let Some((origin, epoch)) = &held {
             let stamp = self.clock.now();
-            self.ledger.restore(stream, origin, *epoch, stamp, now);
+            self.ledger.reassert(stream, origin, *epoch, stamp, now);
         }
         if let Some(Record { origin, epoch, .. }) = self.ledger.agreed(stream)
             && held.as_ref().is_some_and(|(_, held)| held < epoch)
         {
             // It was later all along, and nothing else will say so.
-            self.holds.moved(stream, origin, *epoch);
+            self.usage.moved(stream, origin, *epoch);
         }
-        let held = self.holds.get(stream).map(|held| (held.origin.clone(), held.epoch));
+        let held = self.usage.get(stream).map(|held| (held.origin.clone(), held.epoch));
         let mut records = self.ledger.all(stream);
         let Some((origin, _)) = held else {
             let record = (!records.is_empty()).then(|| records.swap_remove(0))?;
@@ -349,7 +349,7 @@ impl State {
         let total = self.origins.registry().iter().map(|(id, _)| self.ledger.count(id)).sum();
         let all_live = total == self.ledger.len();
         let status = |(stream, record): (&StreamKey, &Record)| {
-            let users = self.holds.users(stream);
+            let users = self.usage.users(stream);
             let placement = self.placement(stream, record)?;
             Some(PlacementStatus { placement, publishers: users.publishers, players: users.players })
         };

@@ -49,7 +49,7 @@ impl Scene {
     fn learn(&mut self, told: &[OriginFacts], age: Duration) {
         for facts in told {
             self.origins.learn(facts, age, self.now, &mut Vec::new());
-            self.stamp = self.stamp.max(facts.beat.0);
+            self.stamp = self.stamp.max(facts.last_heartbeat.0);
         }
     }
 
@@ -81,10 +81,10 @@ fn any_facts() -> impl Strategy<Value = OriginFacts> {
     (0..3u8, 1..12u64, prop::option::of(stamp.clone()), stamp.clone(), stamp).prop_map(
         |(n, beat, failed, cleared, retired)| OriginFacts {
             origin: origin(&format!("a{n}"), 1, &format!("10.0.{beat}.{n}:1935")),
-            beat: Stamp(beat),
+            last_heartbeat: Stamp(beat),
             failed: failed.map(|at| (Stamp(at), format!("failed at {at}"))),
-            cleared: Stamp(cleared),
-            retired: Stamp(retired),
+            recovered_at: Stamp(cleared),
+            replaced_at: Stamp(retired),
         },
     )
 }
@@ -122,8 +122,8 @@ proptest! {
             }
         }
         for (known, _) in one.origins.all(one.now) {
-            let expected = (known.beat > known.retired).then(|| {
-                let suspect = known.failed.as_ref().is_some_and(|(at, _)| *at > known.cleared);
+            let expected = (known.last_heartbeat > known.replaced_at).then(|| {
+                let suspect = known.failed.as_ref().is_some_and(|(at, _)| *at > known.recovered_at);
                 if suspect { OriginState::Suspect } else { OriginState::Live }
             });
             prop_assert_eq!(one.state(known.origin.id().as_str()), expected);
@@ -278,10 +278,10 @@ fn what_others_tell_of_is_bounded() {
     let mut scene = Scene::new(TTL);
     let told = |n: u64| OriginFacts {
         origin: origin(&format!("a{n}"), 1, "10.0.0.1:1935"),
-        beat: Stamp(n + 1),
+        last_heartbeat: Stamp(n + 1),
         failed: None,
-        cleared: Stamp(0),
-        retired: Stamp(0),
+        recovered_at: Stamp(0),
+        replaced_at: Stamp(0),
     };
     scene.learn(&(0..100).map(told).collect::<Vec<_>>(), Duration::ZERO);
     assert_eq!((scene.origins.facts.len(), scene.registered().len()), (CAPACITY * 2, CAPACITY));

@@ -25,8 +25,8 @@ use super::{
 use crate::{
     balancer::mesh::{
         message::{Address, CallError, Request, Response},
-        port::Peers,
         record::Stamp,
+        traits::PeerClient,
     },
     metrics::{CallMetrics, label},
 };
@@ -136,7 +136,7 @@ impl Client {
 }
 
 #[async_trait]
-impl Peers for Client {
+impl PeerClient for Client {
     async fn call(&self, to: &Address, clock: Stamp, request: Request) -> Result<(Stamp, Response), CallError> {
         let limit = request.patience(self.timeout);
         let call = metadata::Call {
@@ -181,7 +181,7 @@ struct Peer {
     link: Mutex<Option<Link>>,
     /// Calls in a row that were not answered in time.
     missed: AtomicU32,
-    /// Held by the one who connects, for all who wait for it.
+    /// InUse by the one who connects, for all who wait for it.
     connecting: tokio::sync::Mutex<()>,
 }
 
@@ -235,12 +235,12 @@ async fn send(link: Link, call: &metadata::Call, question: Question) -> Result<(
     match question {
         Question::Place(message) => read(client.place(with(call, message)).await?),
         Question::Claim(message) => read(client.claim(with(call, message)).await?),
-        Question::Renew(message) => read(client.renew(with(call, message)).await?),
-        Question::Tell(message) => read(client.tell(with(call, message)).await?),
-        Question::Lookup(message) => read(client.lookup(with(call, message)).await?),
+        Question::RenewLeases(message) => read(client.renew_leases(with(call, message)).await?),
+        Question::PushRecords(message) => read(client.push_records(with(call, message)).await?),
+        Question::GetRecords(message) => read(client.get_records(with(call, message)).await?),
         Question::Snapshot(message) => read(client.snapshot(with(call, message)).await?),
-        Question::PutSession(message) => read(client.put_session(with(call, message)).await?),
-        Question::Session(message) => read(client.session(with(call, message)).await?),
+        Question::PutUfrag(message) => read(client.put_ufrag(with(call, message)).await?),
+        Question::StreamOfUfrag(message) => read(client.stream_of_ufrag(with(call, message)).await?),
     }
 }
 

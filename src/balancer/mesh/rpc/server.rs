@@ -30,7 +30,7 @@ use super::{
     service::Service,
     wire::MAX_MESSAGE,
 };
-use crate::{balancer::mesh::port::Answer, net::canonical};
+use crate::{balancer::mesh::traits::RequestHandler, net::canonical};
 
 /// How long to wait when no connection can be accepted, for example because files have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -76,7 +76,7 @@ pub struct Server {
     /// Who this node is.
     pub membership: Arc<Membership>,
     /// Who answers.
-    pub answer: Arc<dyn Answer>,
+    pub handler: Arc<dyn RequestHandler>,
     /// What others may take.
     pub limits: Limits,
     /// Counts who is turned away.
@@ -167,7 +167,7 @@ impl Server {
         let activity = Arc::new(Activity::new(deadline, self.limits.idle));
         let service = MeshServer::new(Service {
             membership: Arc::clone(&self.membership),
-            answer: Arc::clone(&self.answer),
+            handler: Arc::clone(&self.handler),
             refusals: Arc::clone(&self.refusals),
             peer,
         })

@@ -12,13 +12,13 @@ use super::{
 };
 use crate::balancer::mesh::{
     message::{Request, Response},
-    port::Answer,
+    traits::RequestHandler,
 };
 
 /// Answers the calls of one connection.
 pub(super) struct Service {
     pub membership: Arc<Membership>,
-    pub answer: Arc<dyn Answer>,
+    pub handler: Arc<dyn RequestHandler>,
     pub refusals: Arc<Refusals>,
     pub peer: SocketAddr,
 }
@@ -41,7 +41,7 @@ impl Service {
         }
         let request = Request::try_from(call.into_inner())
             .map_err(|error| self.refuse(Refusal::Message, Status::invalid_argument(error.to_string())))?;
-        let (clock, response) = self.answer.answer(said.from, said.clock, request).await;
+        let (clock, response) = self.handler.handle(said.from, said.clock, request).await;
         let mut reply = Reply::new(A::try_from(&response).map_err(|error| Status::internal(error.to_string()))?);
         metadata::write_clock(clock, reply.metadata_mut());
         Ok(reply)
@@ -63,15 +63,18 @@ impl Mesh for Service {
         self.ask(call).await
     }
 
-    async fn renew(&self, call: Call<proto::RenewRequest>) -> Result<Reply<proto::RecordsResponse>, Status> {
+    async fn renew_leases(
+        &self,
+        call: Call<proto::RenewLeasesRequest>,
+    ) -> Result<Reply<proto::RecordsResponse>, Status> {
         self.ask(call).await
     }
 
-    async fn tell(&self, call: Call<proto::TellRequest>) -> Result<Reply<proto::DoneResponse>, Status> {
+    async fn push_records(&self, call: Call<proto::PushRecordsRequest>) -> Result<Reply<proto::DoneResponse>, Status> {
         self.ask(call).await
     }
 
-    async fn lookup(&self, call: Call<proto::LookupRequest>) -> Result<Reply<proto::RecordsResponse>, Status> {
+    async fn get_records(&self, call: Call<proto::GetRecordsRequest>) -> Result<Reply<proto::RecordsResponse>, Status> {
         self.ask(call).await
     }
 
@@ -79,11 +82,14 @@ impl Mesh for Service {
         self.ask(call).await
     }
 
-    async fn put_session(&self, call: Call<proto::PutSessionRequest>) -> Result<Reply<proto::DoneResponse>, Status> {
+    async fn put_ufrag(&self, call: Call<proto::PutUfragRequest>) -> Result<Reply<proto::DoneResponse>, Status> {
         self.ask(call).await
     }
 
-    async fn session(&self, call: Call<proto::SessionRequest>) -> Result<Reply<proto::SessionResponse>, Status> {
+    async fn stream_of_ufrag(
+        &self,
+        call: Call<proto::StreamOfUfragRequest>,
+    ) -> Result<Reply<proto::StreamOfUfragResponse>, Status> {
         self.ask(call).await
     }
 }

@@ -53,18 +53,18 @@ pub enum Method {
     Place,
     /// [`Request::Claim`].
     Claim,
-    /// [`Request::Renew`].
-    Renew,
-    /// [`Request::Tell`].
-    Tell,
-    /// [`Request::Lookup`].
-    Lookup,
+    /// [`Request::RenewLeases`].
+    RenewLeases,
+    /// [`Request::PushRecords`].
+    PushRecords,
+    /// [`Request::GetRecords`].
+    GetRecords,
     /// [`Request::Snapshot`].
     Snapshot,
-    /// [`Request::PutSession`].
-    PutSession,
-    /// [`Request::Session`].
-    Session,
+    /// [`Request::PutUfrag`].
+    PutUfrag,
+    /// [`Request::StreamOfUfrag`].
+    StreamOfUfrag,
 }
 
 impl Method {
@@ -72,12 +72,12 @@ impl Method {
     pub const ALL: [Self; 8] = [
         Self::Place,
         Self::Claim,
-        Self::Renew,
-        Self::Tell,
-        Self::Lookup,
+        Self::RenewLeases,
+        Self::PushRecords,
+        Self::GetRecords,
         Self::Snapshot,
-        Self::PutSession,
-        Self::Session,
+        Self::PutUfrag,
+        Self::StreamOfUfrag,
     ];
 
     /// The kind of a question.
@@ -85,12 +85,12 @@ impl Method {
         match request {
             Request::Place { .. } => Self::Place,
             Request::Claim { .. } => Self::Claim,
-            Request::Renew(_) => Self::Renew,
-            Request::Tell { .. } => Self::Tell,
-            Request::Lookup(_) => Self::Lookup,
+            Request::RenewLeases(_) => Self::RenewLeases,
+            Request::PushRecords { .. } => Self::PushRecords,
+            Request::GetRecords(_) => Self::GetRecords,
             Request::Snapshot { .. } => Self::Snapshot,
-            Request::PutSession { .. } => Self::PutSession,
-            Request::Session { .. } => Self::Session,
+            Request::PutUfrag { .. } => Self::PutUfrag,
+            Request::StreamOfUfrag { .. } => Self::StreamOfUfrag,
         }
     }
 }
@@ -130,12 +130,12 @@ pub fn encode_request(request: &Request) -> Vec<u8> {
     match Question::from(request) {
         Question::Place(message) => message.encode_to_vec(),
         Question::Claim(message) => message.encode_to_vec(),
-        Question::Renew(message) => message.encode_to_vec(),
-        Question::Tell(message) => message.encode_to_vec(),
-        Question::Lookup(message) => message.encode_to_vec(),
+        Question::RenewLeases(message) => message.encode_to_vec(),
+        Question::PushRecords(message) => message.encode_to_vec(),
+        Question::GetRecords(message) => message.encode_to_vec(),
         Question::Snapshot(message) => message.encode_to_vec(),
-        Question::PutSession(message) => message.encode_to_vec(),
-        Question::Session(message) => message.encode_to_vec(),
+        Question::PutUfrag(message) => message.encode_to_vec(),
+        Question::StreamOfUfrag(message) => message.encode_to_vec(),
     }
 }
 
@@ -144,12 +144,12 @@ pub fn decode_request(method: Method, bytes: &[u8]) -> Result<Request, WireError
     match method {
         Method::Place => decode::<proto::PlaceRequest>(bytes)?.try_into(),
         Method::Claim => decode::<proto::ClaimRequest>(bytes)?.try_into(),
-        Method::Renew => decode::<proto::RenewRequest>(bytes)?.try_into(),
-        Method::Tell => decode::<proto::TellRequest>(bytes)?.try_into(),
-        Method::Lookup => decode::<proto::LookupRequest>(bytes)?.try_into(),
+        Method::RenewLeases => decode::<proto::RenewLeasesRequest>(bytes)?.try_into(),
+        Method::PushRecords => decode::<proto::PushRecordsRequest>(bytes)?.try_into(),
+        Method::GetRecords => decode::<proto::GetRecordsRequest>(bytes)?.try_into(),
         Method::Snapshot => decode::<proto::SnapshotRequest>(bytes)?.try_into(),
-        Method::PutSession => decode::<proto::PutSessionRequest>(bytes)?.try_into(),
-        Method::Session => decode::<proto::SessionRequest>(bytes)?.try_into(),
+        Method::PutUfrag => decode::<proto::PutUfragRequest>(bytes)?.try_into(),
+        Method::StreamOfUfrag => decode::<proto::StreamOfUfragRequest>(bytes)?.try_into(),
     }
 }
 
@@ -158,10 +158,10 @@ pub fn encode_response(method: Method, response: &Response) -> Result<Vec<u8>, M
     Ok(match method {
         Method::Place => proto::PlaceResponse::try_from(response)?.encode_to_vec(),
         Method::Claim => proto::ClaimResponse::try_from(response)?.encode_to_vec(),
-        Method::Renew | Method::Lookup => proto::RecordsResponse::try_from(response)?.encode_to_vec(),
-        Method::Tell | Method::PutSession => proto::DoneResponse::try_from(response)?.encode_to_vec(),
+        Method::RenewLeases | Method::GetRecords => proto::RecordsResponse::try_from(response)?.encode_to_vec(),
+        Method::PushRecords | Method::PutUfrag => proto::DoneResponse::try_from(response)?.encode_to_vec(),
         Method::Snapshot => proto::SnapshotResponse::try_from(response)?.encode_to_vec(),
-        Method::Session => proto::SessionResponse::try_from(response)?.encode_to_vec(),
+        Method::StreamOfUfrag => proto::StreamOfUfragResponse::try_from(response)?.encode_to_vec(),
     })
 }
 
@@ -170,10 +170,10 @@ pub fn decode_response(method: Method, bytes: &[u8]) -> Result<Response, WireErr
     match method {
         Method::Place => decode::<proto::PlaceResponse>(bytes)?.try_into(),
         Method::Claim => decode::<proto::ClaimResponse>(bytes)?.try_into(),
-        Method::Renew | Method::Lookup => decode::<proto::RecordsResponse>(bytes)?.try_into(),
-        Method::Tell | Method::PutSession => decode::<proto::DoneResponse>(bytes)?.try_into(),
+        Method::RenewLeases | Method::GetRecords => decode::<proto::RecordsResponse>(bytes)?.try_into(),
+        Method::PushRecords | Method::PutUfrag => decode::<proto::DoneResponse>(bytes)?.try_into(),
         Method::Snapshot => decode::<proto::SnapshotResponse>(bytes)?.try_into(),
-        Method::Session => decode::<proto::SessionResponse>(bytes)?.try_into(),
+        Method::StreamOfUfrag => decode::<proto::StreamOfUfragResponse>(bytes)?.try_into(),
     }
 }
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 const FRESH: Duration = Duration::from_secs(2);
-const CALM: Duration = Duration::from_secs(1);
+const STABLE_FOR: Duration = Duration::from_secs(1);
 const MOMENT: Duration = Duration::from_millis(1);
 
 /// A moment before a time.
@@ -58,15 +58,15 @@ fn consulted(view: &View, now: Instant) -> Vec<NodeId> {
 
 /// A piece of news, as it comes from the board.
 #[derive(Debug, Clone)]
-enum News {
+enum GossipEvent {
     Live(BTreeSet<Incarnation>),
     Post(Incarnation, NodeInfo),
 }
 
-fn tell(view: &mut View, news: &News, now: Instant) -> Changed {
+fn tell(view: &mut View, news: &GossipEvent, now: Instant) -> Changed {
     match news {
-        News::Live(live) => view.set_live(live, now),
-        News::Post(from, info) => view.set_info(from, info.clone(), now),
+        GossipEvent::Live(live) => view.set_live(live, now),
+        GossipEvent::Post(from, info) => view.set_info(from, info.clone(), now),
     }
 }
 
@@ -83,7 +83,7 @@ proptest! {
     ) {
         // What each run posts comes in the order of its life, and who lives comes in order too; nothing
         // else is certain.
-        let mut queues: Vec<Vec<News>> = Vec::new();
+        let mut queues: Vec<Vec<GossipEvent>> = Vec::new();
         let mut live = BTreeSet::new();
         let mut lives = Vec::new();
         let mut expected = BTreeSet::new();
@@ -91,15 +91,15 @@ proptest! {
             for generation in 1..=*generations {
                 live.retain(|seen: &Incarnation| seen.node != node(n));
                 live.insert(run(n, generation));
-                lives.push(News::Live(live.clone()));
-                let posts = states.iter().map(|state| News::Post(run(n, generation), info(*state, 0)));
+                lives.push(GossipEvent::Live(live.clone()));
+                let posts = states.iter().map(|state| GossipEvent::Post(run(n, generation), info(*state, 0)));
                 queues.push(posts.collect());
             }
             if states.last() == Some(&NodeState::Serving) {
                 expected.insert(run(n, *generations));
             }
         }
-        lives.push(News::Live(live));
+        lives.push(GossipEvent::Live(live));
         queues.push(lives);
 
         let now = Instant::now();
@@ -184,20 +184,20 @@ fn while_nobody_serves_those_that_drain_decide() {
 fn a_view_is_settled_once_all_agree_and_nothing_has_changed_for_a_while() {
     let start = Instant::now();
     let mut view = view_of(&[1, 2], start);
-    assert!(!view.settled(CALM, start + CALM), "the others announce something else");
+    assert!(!view.stable(STABLE_FOR, start + STABLE_FOR), "the others announce something else");
     let hash = view.hash();
     view.set_info(&run(1, 1), info(NodeState::Serving, hash), start);
-    assert!(!view.settled(CALM, start + CALM), "node 2 still does");
+    assert!(!view.stable(STABLE_FOR, start + STABLE_FOR), "node 2 still does");
     view.set_info(&run(2, 1), info(NodeState::Serving, hash), start);
-    assert!(!view.settled(CALM, start + before(CALM)));
-    assert!(view.settled(CALM, start + CALM));
+    assert!(!view.stable(STABLE_FOR, start + before(STABLE_FOR)));
+    assert!(view.stable(STABLE_FOR, start + STABLE_FOR));
 
-    assert!(view.settled(CALM, start + FRESH));
-    assert!(!view.settled(CALM, start + FRESH + MOMENT), "nobody was heard for too long");
+    assert!(view.stable(STABLE_FOR, start + FRESH));
+    assert!(!view.stable(STABLE_FOR, start + FRESH + MOMENT), "nobody was heard for too long");
     view.heard(&node(1), start + FRESH);
-    assert!(!view.settled(CALM, start + FRESH + MOMENT), "node 2 was not");
+    assert!(!view.stable(STABLE_FOR, start + FRESH + MOMENT), "node 2 was not");
     view.heard(&node(2), start + FRESH);
-    assert!(view.settled(CALM, start + FRESH + MOMENT));
+    assert!(view.stable(STABLE_FOR, start + FRESH + MOMENT));
 }
 
 #[test]
@@ -205,15 +205,15 @@ fn who_joins_need_not_agree_and_who_is_not_known_yet_must() {
     let start = Instant::now();
     let mut view = view_of(&[1], start);
     agree(&mut view, &[1], start);
-    let later = start + CALM;
-    assert!(view.settled(CALM, later));
+    let later = start + STABLE_FOR;
+    assert!(view.stable(STABLE_FOR, later));
     view.set_live(&[run(1, 1), run(2, 1)].into(), later);
-    assert!(!view.settled(CALM, later), "it may serve, for all that is known");
+    assert!(!view.stable(STABLE_FOR, later), "it may serve, for all that is known");
     view.set_info(&run(2, 1), info(NodeState::Joining, 0), later);
-    assert!(view.settled(CALM, later));
+    assert!(view.stable(STABLE_FOR, later));
     let changed = view.set_info(&run(2, 1), info(NodeState::Draining, 0), later);
     assert_eq!(changed, Changed::default(), "it never served");
-    assert!(!view.settled(CALM, later), "it may have decided, and sees something else");
+    assert!(!view.stable(STABLE_FOR, later), "it may have decided, and sees something else");
 }
 
 #[test]
@@ -221,13 +221,13 @@ fn each_change_of_who_serves_or_lives_begins_the_calm_anew() {
     let start = Instant::now();
     let mut view = view_of(&[1, 2], start);
     agree(&mut view, &[1, 2], start);
-    let later = start + CALM;
-    assert!(view.settled(CALM, later));
+    let later = start + STABLE_FOR;
+    assert!(view.stable(STABLE_FOR, later));
     let changed = view.set_live(&[run(1, 1)].into(), later);
     assert_eq!(changed, Changed { gone: vec![node(2)], seen: vec![], serving: true });
     agree(&mut view, &[1], later);
-    assert!(!view.settled(CALM, later + before(CALM)));
-    assert!(view.settled(CALM, later + CALM));
+    assert!(!view.stable(STABLE_FOR, later + before(STABLE_FOR)));
+    assert!(view.stable(STABLE_FOR, later + STABLE_FOR));
 }
 
 #[test]
@@ -256,8 +256,8 @@ fn a_node_that_died_is_asked_for_a_while_and_may_come_back() {
 
 #[test]
 fn a_new_run_of_a_node_takes_the_place_of_the_old_one_whichever_news_comes_first() {
-    let live = |runs: &[u64]| News::Live(runs.iter().map(|generation| run(1, *generation)).collect());
-    let post = |generation| News::Post(run(1, generation), info(NodeState::Serving, 0));
+    let live = |runs: &[u64]| GossipEvent::Live(runs.iter().map(|generation| run(1, *generation)).collect());
+    let post = |generation| GossipEvent::Post(run(1, generation), info(NodeState::Serving, 0));
     let orders = [
         vec![live(&[2]), post(2)],
         vec![post(2), live(&[2])],

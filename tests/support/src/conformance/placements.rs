@@ -180,21 +180,21 @@ async fn one_winner<F: Fixture>(cluster: &Cluster<F>, asked: Vec<(StreamKey, Vec
 pub async fn session_records_lead_any_node_to_the_stream_until_they_expire<F: Fixture>() {
     let cluster = Cluster::<F>::start().await;
     let ttl = Duration::from_secs(2);
-    cluster.node(0).put_session("ufrag", &stream("a"), ttl).await.unwrap();
-    cluster.node(0).put_session("other", &stream("b"), ttl * 1000).await.unwrap();
+    cluster.node(0).put_ufrag("ufrag", &stream("a"), ttl).await.unwrap();
+    cluster.node(0).put_ufrag("other", &stream("b"), ttl * 1000).await.unwrap();
     for node in &cluster.nodes {
-        let found = async || node.session("ufrag").await.unwrap() == Some(stream("a"));
+        let found = async || node.stream_of_ufrag("ufrag").await.unwrap() == Some(stream("a"));
         eventually("the record is known", found).await;
-        assert_eq!(node.session("unknown").await.unwrap(), None);
+        assert_eq!(node.stream_of_ufrag("unknown").await.unwrap(), None);
     }
     cluster.fixture.elapse(ttl * 5 / 4).await;
     for node in &cluster.nodes {
-        assert_eq!(node.session("ufrag").await.unwrap(), None);
-        assert_eq!(node.session("other").await.unwrap(), Some(stream("b")));
+        assert_eq!(node.stream_of_ufrag("ufrag").await.unwrap(), None);
+        assert_eq!(node.stream_of_ufrag("other").await.unwrap(), Some(stream("b")));
     }
-    cluster.node(0).put_session("other", &stream("c"), ttl).await.unwrap();
+    cluster.node(0).put_ufrag("other", &stream("c"), ttl).await.unwrap();
     for node in &cluster.nodes {
-        let found = async || node.session("other").await.unwrap() == Some(stream("c"));
+        let found = async || node.stream_of_ufrag("other").await.unwrap() == Some(stream("c"));
         eventually("the later record is known", found).await;
     }
 }

@@ -4,10 +4,10 @@ use chitchat::{ChitchatConfig, DeletionStatus, FailureDetectorConfig, ProtocolVe
 use tokio::sync::watch;
 
 use super::{
-    super::feed::{Feed, feed},
+    super::events::{EventReceiver, channel},
     *,
 };
-use crate::balancer::mesh::port::News;
+use crate::balancer::mesh::traits::GossipEvent;
 
 fn id(node: &str, generation: u64) -> ChitchatId {
     ChitchatId::new(node, generation, ([127, 0, 0, 1], 1).into())
@@ -16,7 +16,7 @@ fn id(node: &str, generation: u64) -> ChitchatId {
 struct Bench {
     chitchat: Chitchat,
     replica: Replica,
-    feed: Feed,
+    feed: EventReceiver,
     now: Instant,
 }
 
@@ -35,10 +35,10 @@ impl Bench {
             protocol_version: ProtocolVersion::V1,
         };
         let (_, seeds) = watch::channel(HashSet::new());
-        let (inlet, feed) = feed();
+        let (sender, feed) = channel();
         Self {
             chitchat: Chitchat::with_chitchat_id_and_seeds(config, seeds, Vec::new()),
-            replica: Replica::new("me".into(), inlet),
+            replica: Replica::new("me".into(), sender),
             feed,
             now: Instant::now(),
         }
@@ -60,10 +60,10 @@ impl Bench {
         self.replica.compare(&self.chitchat, self.now);
         std::iter::from_fn(|| self.feed.try_recv())
             .map(|news| match news {
-                News::Set { from, key, value } => {
+                GossipEvent::Set { from, key, value } => {
                     format!("{}/{} {key}={}", from.node, from.generation, String::from_utf8_lossy(&value))
                 }
-                News::Deleted { from, key } => format!("{}/{} {key} gone", from.node, from.generation),
+                GossipEvent::Deleted { from, key } => format!("{}/{} {key} gone", from.node, from.generation),
                 other => format!("{other:?}"),
             })
             .collect()

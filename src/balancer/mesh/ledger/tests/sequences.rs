@@ -6,15 +6,15 @@ use super::*;
 enum Step {
     Assign { stream: u8, origin: u8 },
     Keep(u8),
-    Lease { stream: u8, node: u8, publishers: u32, players: u32 },
+    UsageReport { stream: u8, node: u8, publishers: u32, players: u32 },
     Merge { stream: u8, writer: u8, origin: u8, epoch: u64, knew: bool, posted: bool },
     Unposted { stream: u8, writer: u8 },
     Orphan(u8),
     Reclaim(u8),
     Adopt(u8),
-    Lift(u8),
+    RaiseEpoch(u8),
     Resolve(u8),
-    Restore { stream: u8, origin: u8, epoch: u64 },
+    Reassert { stream: u8, origin: u8, epoch: u64 },
     Pass(u64),
     Expire,
 }
@@ -26,7 +26,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => (stream.clone(), origin.clone()).prop_map(|(stream, origin)| Step::Assign { stream, origin }),
         1 => stream.clone().prop_map(Step::Keep),
-        4 => (stream.clone(), 0..4u8, 0..2u32, 0..2u32).prop_map(|(stream, node, publishers, players)| Step::Lease {
+        4 => (stream.clone(), 0..4u8, 0..2u32, 0..2u32).prop_map(|(stream, node, publishers, players)| Step::UsageReport {
             stream,
             node,
             publishers,
@@ -39,9 +39,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => writer.clone().prop_map(Step::Orphan),
         1 => writer.prop_map(Step::Reclaim),
         1 => stream.clone().prop_map(Step::Adopt),
-        1 => stream.clone().prop_map(Step::Lift),
+        1 => stream.clone().prop_map(Step::RaiseEpoch),
         2 => stream.clone().prop_map(Step::Resolve),
-        1 => (stream, origin, 1..6u64).prop_map(|(stream, origin, epoch)| Step::Restore { stream, origin, epoch }),
+        1 => (stream, origin, 1..6u64).prop_map(|(stream, origin, epoch)| Step::Reassert { stream, origin, epoch }),
         2 => (1..40u64).prop_map(Step::Pass),
         2 => Just(Step::Expire),
     ]
@@ -55,7 +55,7 @@ impl Scene {
             // Some are refused because there is no room.
             Step::Assign { stream: n, origin } => drop(self.assign(n, origin)),
             Step::Keep(n) => self.ledger.keep(&stream(n), now),
-            Step::Lease { stream: n, node, publishers, players } => self.lease(n, node, publishers, players),
+            Step::UsageReport { stream: n, node, publishers, players } => self.lease(n, node, publishers, players),
             Step::Merge { stream: n, writer, origin, epoch, knew, posted } => {
                 let known = self.ledger.all(&stream(n));
                 let mut history = Record::history_of(known.iter().filter(|_| knew));
@@ -67,9 +67,9 @@ impl Scene {
             Step::Orphan(n) => self.ledger.orphan(&node(n), now),
             Step::Reclaim(n) => self.ledger.reclaim(&Incarnation { node: node(n), generation: 1 }, now),
             Step::Adopt(n) => self.ledger.adopt(&stream(n), stamp, now),
-            Step::Lift(n) => self.ledger.lift(&stream(n), stamp, now),
+            Step::RaiseEpoch(n) => self.ledger.raise_epoch(&stream(n), stamp, now),
             Step::Resolve(n) => drop(self.resolve(n)),
-            Step::Restore { stream, origin, epoch } => self.restore(stream, origin, epoch),
+            Step::Reassert { stream, origin, epoch } => self.reassert(stream, origin, epoch),
             Step::Pass(seconds) => self.now += secs(seconds),
             Step::Expire => drop(self.ledger.expire(|| stamp, now, 2)),
         }
@@ -120,7 +120,7 @@ proptest! {
                         prop_assert_ne!(posts.insert(stream, record.clone()), Some(record), "posted for nothing");
                     }
                     Effect::Unpost(stream) => prop_assert!(posts.remove(&stream).is_some()),
-                    Effect::Known(..) | Effect::Doubt(_) => {}
+                    Effect::Resolved(..) | Effect::Unaccounted(_) => {}
                 }
             }
             let own = scene.ledger.own_records().map(|(stream, record)| (stream.clone(), record.clone()));
@@ -139,9 +139,9 @@ proptest! {
             scene.take(step);
             let effects = scene.ledger.take_effects();
             // Where a record has just ended too, its sessions are asked for by that.
-            let doubted = |stream: &StreamKey| effects.contains(&Effect::Doubt(stream.clone()));
+            let doubted = |stream: &StreamKey| effects.contains(&Effect::Unaccounted(stream.clone()));
             for effect in &effects {
-                if let Effect::Known(stream, told) = effect
+                if let Effect::Resolved(stream, told) = effect
                     && !doubted(stream)
                 {
                     let now_known = scene.ledger.all(stream);

@@ -12,8 +12,8 @@ use crate::balancer::{
     mesh::{
         message::{Address, Response},
         rpc::proto::{
-            self, claim_response, done_response, place_error, place_response, records_response, session_response,
-            snapshot_response,
+            self, claim_response, done_response, place_error, place_response, records_response, snapshot_response,
+            stream_of_ufrag_response,
         },
     },
 };
@@ -35,7 +35,7 @@ impl TryFrom<&Response> for proto::PlaceResponse {
             Response::Placed { record, origin } => {
                 Outcome::Placed(proto::Placed { record: Some(record.into()), origin: Some(origin.as_ref().into()) })
             }
-            Response::Elsewhere(other) => Outcome::Elsewhere(other.into()),
+            Response::Redirect(other) => Outcome::Redirect(other.into()),
             Response::Refused(error) => Outcome::Refused(error.into()),
             Response::NotServing => Outcome::NotServing(proto::NotServing {}),
             _ => return Err(Mismatch),
@@ -54,7 +54,7 @@ impl TryFrom<proto::PlaceResponse> for Response {
                 record: present("record", placed.record)?.try_into()?,
                 origin: Box::new(present("origin", placed.origin)?.try_into()?),
             },
-            Outcome::Elsewhere(other) => Self::Elsewhere(other.try_into()?),
+            Outcome::Redirect(other) => Self::Redirect(other.try_into()?),
             Outcome::Refused(error) => Self::Refused(error.try_into()?),
             Outcome::NotServing(_) => Self::NotServing,
         })
@@ -112,9 +112,9 @@ impl TryFrom<&Response> for proto::ClaimResponse {
     fn try_from(response: &Response) -> Result<Self, Mismatch> {
         use claim_response::Outcome;
         let outcome = match response {
-            Response::Claimed { known, floor, held } => Outcome::Claimed(proto::Claimed {
+            Response::Claimed { known, min_epoch, held } => Outcome::Claimed(proto::Claimed {
                 known: known.iter().map(Into::into).collect(),
-                floor: *floor,
+                min_epoch: *min_epoch,
                 held: held.as_ref().map(Into::into),
             }),
             Response::NotServing => Outcome::NotServing(proto::NotServing {}),
@@ -132,7 +132,7 @@ impl TryFrom<proto::ClaimResponse> for Response {
         Ok(match present(OUTCOME, response.outcome)? {
             Outcome::Claimed(claimed) => Self::Claimed {
                 known: list("known", claimed.known, MAX_CANDIDATES, TryInto::try_into)?,
-                floor: claimed.floor,
+                min_epoch: claimed.min_epoch,
                 held: claimed.held.map(TryInto::try_into).transpose()?,
             },
             Outcome::NotServing(_) => Self::NotServing,
@@ -198,13 +198,13 @@ impl TryFrom<&Response> for proto::SnapshotResponse {
     fn try_from(response: &Response) -> Result<Self, Mismatch> {
         use snapshot_response::Outcome;
         let outcome = match response {
-            Response::Page { records, origins, floor, more } => Outcome::Page(proto::Page {
+            Response::Page { records, origins, min_epoch, more } => Outcome::Page(proto::Page {
                 records: Some(values::records_to_wire(records)),
                 origins: origins
                     .iter()
                     .map(|(facts, age)| proto::AgedOrigin { facts: Some(facts.into()), age_ms: bounds::millis(*age) })
                     .collect(),
-                floor: *floor,
+                min_epoch: *min_epoch,
                 more: *more,
             }),
             Response::NotServing => Outcome::NotServing(proto::NotServing {}),
@@ -225,7 +225,7 @@ impl TryFrom<proto::SnapshotResponse> for Response {
                 origins: list("origins", page.origins, MAX_ENTRIES, |aged| {
                     Ok((present("facts", aged.facts)?.try_into()?, Duration::from_millis(aged.age_ms)))
                 })?,
-                floor: page.floor,
+                min_epoch: page.min_epoch,
                 more: page.more,
             },
             Outcome::NotServing(_) => Self::NotServing,
@@ -233,13 +233,13 @@ impl TryFrom<proto::SnapshotResponse> for Response {
     }
 }
 
-impl TryFrom<&Response> for proto::SessionResponse {
+impl TryFrom<&Response> for proto::StreamOfUfragResponse {
     type Error = Mismatch;
 
     fn try_from(response: &Response) -> Result<Self, Mismatch> {
-        use session_response::Outcome;
+        use stream_of_ufrag_response::Outcome;
         let outcome = match response {
-            Response::Session(stream) => {
+            Response::StreamOfUfrag(stream) => {
                 Outcome::Found(proto::Found { stream: stream.as_ref().map(|key| key.as_str().to_owned()) })
             }
             Response::NotServing => Outcome::NotServing(proto::NotServing {}),
@@ -249,13 +249,15 @@ impl TryFrom<&Response> for proto::SessionResponse {
     }
 }
 
-impl TryFrom<proto::SessionResponse> for Response {
+impl TryFrom<proto::StreamOfUfragResponse> for Response {
     type Error = WireError;
 
-    fn try_from(response: proto::SessionResponse) -> Result<Self, WireError> {
-        use session_response::Outcome;
+    fn try_from(response: proto::StreamOfUfragResponse) -> Result<Self, WireError> {
+        use stream_of_ufrag_response::Outcome;
         Ok(match present(OUTCOME, response.outcome)? {
-            Outcome::Found(found) => Self::Session(found.stream.map(|key| bounds::stream("stream", &key)).transpose()?),
+            Outcome::Found(found) => {
+                Self::StreamOfUfrag(found.stream.map(|key| bounds::stream("stream", &key)).transpose()?)
+            }
             Outcome::NotServing(_) => Self::NotServing,
         })
     }

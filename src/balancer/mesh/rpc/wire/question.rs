@@ -22,12 +22,12 @@ use crate::{
 pub(in super::super) enum Question {
     Place(proto::PlaceRequest),
     Claim(proto::ClaimRequest),
-    Renew(proto::RenewRequest),
-    Tell(proto::TellRequest),
-    Lookup(proto::LookupRequest),
+    RenewLeases(proto::RenewLeasesRequest),
+    PushRecords(proto::PushRecordsRequest),
+    GetRecords(proto::GetRecordsRequest),
     Snapshot(proto::SnapshotRequest),
-    PutSession(proto::PutSessionRequest),
-    Session(proto::SessionRequest),
+    PutUfrag(proto::PutUfragRequest),
+    StreamOfUfrag(proto::StreamOfUfragRequest),
 }
 
 impl Question {
@@ -36,12 +36,12 @@ impl Question {
         match self {
             Self::Place(message) => message.encoded_len(),
             Self::Claim(message) => message.encoded_len(),
-            Self::Renew(message) => message.encoded_len(),
-            Self::Tell(message) => message.encoded_len(),
-            Self::Lookup(message) => message.encoded_len(),
+            Self::RenewLeases(message) => message.encoded_len(),
+            Self::PushRecords(message) => message.encoded_len(),
+            Self::GetRecords(message) => message.encoded_len(),
             Self::Snapshot(message) => message.encoded_len(),
-            Self::PutSession(message) => message.encoded_len(),
-            Self::Session(message) => message.encoded_len(),
+            Self::PutUfrag(message) => message.encoded_len(),
+            Self::StreamOfUfrag(message) => message.encoded_len(),
         }
     }
 }
@@ -50,37 +50,38 @@ impl From<&Request> for Question {
     fn from(request: &Request) -> Self {
         let key = |stream: &StreamKey| stream.as_str().to_owned();
         match request {
-            Request::Place { stream, protocol, intent, avoid, known, floor, unreachable, insist } => {
+            Request::Place { stream, protocol, intent, avoid, known, min_epoch, unreachable, force } => {
                 Self::Place(proto::PlaceRequest {
                     stream: key(stream),
                     protocol: values::protocol_to_wire(*protocol),
                     intent: values::intent_to_wire(*intent),
                     avoid: avoid.iter().map(|id| id.as_str().to_owned()).collect(),
                     known: known.iter().map(Into::into).collect(),
-                    floor: *floor,
+                    min_epoch: *min_epoch,
                     unreachable: unreachable.iter().map(|node| node.as_str().to_owned()).collect(),
-                    insist: *insist,
+                    force: *force,
                 })
             }
             Request::Claim { stream, known } => {
                 Self::Claim(proto::ClaimRequest { stream: key(stream), known: known.iter().map(Into::into).collect() })
             }
-            Request::Renew(renewals) => {
-                Self::Renew(proto::RenewRequest { renewals: renewals.iter().map(Into::into).collect() })
+            Request::RenewLeases(renewals) => {
+                Self::RenewLeases(proto::RenewLeasesRequest { renewals: renewals.iter().map(Into::into).collect() })
             }
-            Request::Tell { records, adopt } => {
-                Self::Tell(proto::TellRequest { records: Some(values::records_to_wire(records)), adopt: *adopt })
-            }
-            Request::Lookup(streams) => {
-                Self::Lookup(proto::LookupRequest { streams: streams.iter().map(key).collect() })
+            Request::PushRecords { records, adopt } => Self::PushRecords(proto::PushRecordsRequest {
+                records: Some(values::records_to_wire(records)),
+                adopt: *adopt,
+            }),
+            Request::GetRecords(streams) => {
+                Self::GetRecords(proto::GetRecordsRequest { streams: streams.iter().map(key).collect() })
             }
             Request::Snapshot { after } => Self::Snapshot(proto::SnapshotRequest { after: after.as_ref().map(key) }),
-            Request::PutSession { id, stream, ttl } => Self::PutSession(proto::PutSessionRequest {
+            Request::PutUfrag { id, stream, ttl } => Self::PutUfrag(proto::PutUfragRequest {
                 id: id.clone(),
                 stream: key(stream),
                 ttl_ms: bounds::millis(*ttl),
             }),
-            Request::Session { id } => Self::Session(proto::SessionRequest { id: id.clone() }),
+            Request::StreamOfUfrag { id } => Self::StreamOfUfrag(proto::StreamOfUfragRequest { id: id.clone() }),
         }
     }
 }
@@ -95,11 +96,11 @@ impl TryFrom<proto::PlaceRequest> for Request {
             intent: values::intent("intent", request.intent)?,
             avoid: list("avoid", request.avoid, MAX_CANDIDATES, |id| bounds::origin_id("avoid", id))?,
             known: list("known", request.known, MAX_CANDIDATES, TryInto::try_into)?,
-            floor: request.floor,
+            min_epoch: request.min_epoch,
             unreachable: list("unreachable", request.unreachable, MAX_CANDIDATES, |id| {
                 bounds::node("unreachable", id)
             })?,
-            insist: request.insist,
+            force: request.force,
         })
     }
 }
@@ -126,10 +127,10 @@ impl From<&Renewal> for proto::Renewal {
     }
 }
 
-impl TryFrom<proto::RenewRequest> for Request {
+impl TryFrom<proto::RenewLeasesRequest> for Request {
     type Error = WireError;
 
-    fn try_from(request: proto::RenewRequest) -> Result<Self, WireError> {
+    fn try_from(request: proto::RenewLeasesRequest) -> Result<Self, WireError> {
         let renewals = list("renewals", request.renewals, MAX_ENTRIES, |renewal| {
             Ok(Renewal {
                 stream: bounds::stream("stream", &renewal.stream)?,
@@ -138,24 +139,24 @@ impl TryFrom<proto::RenewRequest> for Request {
                 players: renewal.players,
             })
         })?;
-        Ok(Self::Renew(renewals))
+        Ok(Self::RenewLeases(renewals))
     }
 }
 
-impl TryFrom<proto::TellRequest> for Request {
+impl TryFrom<proto::PushRecordsRequest> for Request {
     type Error = WireError;
 
-    fn try_from(request: proto::TellRequest) -> Result<Self, WireError> {
-        Ok(Self::Tell { records: values::records("records", request.records)?, adopt: request.adopt })
+    fn try_from(request: proto::PushRecordsRequest) -> Result<Self, WireError> {
+        Ok(Self::PushRecords { records: values::records("records", request.records)?, adopt: request.adopt })
     }
 }
 
-impl TryFrom<proto::LookupRequest> for Request {
+impl TryFrom<proto::GetRecordsRequest> for Request {
     type Error = WireError;
 
-    fn try_from(request: proto::LookupRequest) -> Result<Self, WireError> {
+    fn try_from(request: proto::GetRecordsRequest) -> Result<Self, WireError> {
         let stream = |key: String| bounds::stream("streams", &key);
-        Ok(Self::Lookup(list("streams", request.streams, MAX_ENTRIES, stream)?))
+        Ok(Self::GetRecords(list("streams", request.streams, MAX_ENTRIES, stream)?))
     }
 }
 
@@ -168,11 +169,11 @@ impl TryFrom<proto::SnapshotRequest> for Request {
     }
 }
 
-impl TryFrom<proto::PutSessionRequest> for Request {
+impl TryFrom<proto::PutUfragRequest> for Request {
     type Error = WireError;
 
-    fn try_from(request: proto::PutSessionRequest) -> Result<Self, WireError> {
-        Ok(Self::PutSession {
+    fn try_from(request: proto::PutUfragRequest) -> Result<Self, WireError> {
+        Ok(Self::PutUfrag {
             id: bounds::session_id("id", request.id)?,
             stream: bounds::stream("stream", &request.stream)?,
             ttl: Duration::from_millis(request.ttl_ms),
@@ -180,10 +181,10 @@ impl TryFrom<proto::PutSessionRequest> for Request {
     }
 }
 
-impl TryFrom<proto::SessionRequest> for Request {
+impl TryFrom<proto::StreamOfUfragRequest> for Request {
     type Error = WireError;
 
-    fn try_from(request: proto::SessionRequest) -> Result<Self, WireError> {
-        Ok(Self::Session { id: bounds::session_id("id", request.id)? })
+    fn try_from(request: proto::StreamOfUfragRequest) -> Result<Self, WireError> {
+        Ok(Self::StreamOfUfrag { id: bounds::session_id("id", request.id)? })
     }
 }

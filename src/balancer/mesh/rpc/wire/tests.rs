@@ -91,7 +91,7 @@ prop_compose! {
         cleared in stamp(),
         retired in stamp(),
     ) -> OriginFacts {
-        OriginFacts { origin, beat, failed, cleared, retired }
+        OriginFacts { origin, last_heartbeat: beat, failed, recovered_at: cleared, replaced_at: retired }
     }
 }
 
@@ -113,15 +113,15 @@ fn entries() -> impl Strategy<Value = Vec<(StreamKey, Record)>> {
 fn place() -> impl Strategy<Value = Request> {
     let lists = (vec(origin_id(), 0..3), vec(record(), 0..3), vec(node(), 0..3));
     (stream(), protocol(), intent(), lists, any::<u64>(), any::<bool>()).prop_map(
-        |(stream, protocol, intent, (avoid, known, unreachable), floor, insist)| Request::Place {
+        |(stream, protocol, intent, (avoid, known, unreachable), min_epoch, force)| Request::Place {
             stream,
             protocol,
             intent,
             avoid,
             known,
-            floor,
+            min_epoch,
             unreachable,
-            insist,
+            force,
         },
     )
 }
@@ -132,12 +132,12 @@ fn request() -> impl Strategy<Value = Request> {
     prop_oneof![
         place(),
         (stream(), vec(record(), 0..3)).prop_map(|(stream, known)| Request::Claim { stream, known }),
-        vec(renewal, 0..4).prop_map(Request::Renew),
-        (entries(), any::<bool>()).prop_map(|(records, adopt)| Request::Tell { records, adopt }),
-        vec(stream(), 0..4).prop_map(Request::Lookup),
+        vec(renewal, 0..4).prop_map(Request::RenewLeases),
+        (entries(), any::<bool>()).prop_map(|(records, adopt)| Request::PushRecords { records, adopt }),
+        vec(stream(), 0..4).prop_map(Request::GetRecords),
         option::of(stream()).prop_map(|after| Request::Snapshot { after }),
-        (".{0,20}", stream(), millis()).prop_map(|(id, stream, ttl)| Request::PutSession { id, stream, ttl }),
-        ".{0,20}".prop_map(|id| Request::Session { id }),
+        (".{0,20}", stream(), millis()).prop_map(|(id, stream, ttl)| Request::PutUfrag { id, stream, ttl }),
+        ".{0,20}".prop_map(|id| Request::StreamOfUfrag { id }),
     ]
 }
 
@@ -153,21 +153,21 @@ fn refused() -> impl Strategy<Value = BalancerError> {
 /// An answer and a question to which it may be given.
 fn response() -> impl Strategy<Value = (Method, Response)> {
     let page = (entries(), vec((facts(), millis()), 0..3), any::<u64>(), any::<bool>())
-        .prop_map(|(records, origins, floor, more)| Response::Page { records, origins, floor, more });
+        .prop_map(|(records, origins, min_epoch, more)| Response::Page { records, origins, min_epoch, more });
     prop_oneof![
         (record(), facts())
             .prop_map(|(record, origin)| (Method::Place, Response::Placed { record, origin: Box::new(origin) })),
-        (node(), address()).prop_map(|(node, grpc)| (Method::Place, Response::Elsewhere(Address { node, grpc }))),
+        (node(), address()).prop_map(|(node, grpc)| (Method::Place, Response::Redirect(Address { node, grpc }))),
         refused().prop_map(|error| (Method::Place, Response::Refused(error))),
-        (vec(record(), 0..3), any::<u64>(), option::of((node(), address()))).prop_map(|(known, floor, held)| {
+        (vec(record(), 0..3), any::<u64>(), option::of((node(), address()))).prop_map(|(known, min_epoch, held)| {
             let held = held.map(|(node, grpc)| Address { node, grpc });
-            (Method::Claim, Response::Claimed { known, floor, held })
+            (Method::Claim, Response::Claimed { known, min_epoch, held })
         }),
-        (select(vec![Method::Renew, Method::Lookup]), entries())
+        (select(vec![Method::RenewLeases, Method::GetRecords]), entries())
             .prop_map(|(method, records)| (method, Response::Records(records))),
         page.prop_map(|page| (Method::Snapshot, page)),
-        option::of(stream()).prop_map(|stream| (Method::Session, Response::Session(stream))),
-        select(vec![Method::Tell, Method::PutSession]).prop_map(|method| (method, Response::Done)),
+        option::of(stream()).prop_map(|stream| (Method::StreamOfUfrag, Response::StreamOfUfrag(stream))),
+        select(vec![Method::PushRecords, Method::PutUfrag]).prop_map(|method| (method, Response::Done)),
         select(Method::ALL.as_slice()).prop_map(|method| (method, Response::NotServing)),
     ]
 }
@@ -207,13 +207,13 @@ proptest! {
         players: u32,
     ) {
         let reckoned: usize = records.iter().map(|(stream, record)| entry_len(stream, record)).sum();
-        let tell = Request::Tell { records: records.clone(), adopt: true };
+        let tell = Request::PushRecords { records: records.clone(), adopt: true };
         prop_assert!(encode_request(&tell).len() <= reckoned);
         let renewal = |(stream, record)| Renewal { stream, record, publishers: players, players };
-        let renew = Request::Renew(records.iter().cloned().map(renewal).collect());
+        let renew = Request::RenewLeases(records.iter().cloned().map(renewal).collect());
         prop_assert!(encode_request(&renew).len() <= reckoned);
         let reckoned = reckoned + origins.iter().map(|(facts, _)| origin_len(facts)).sum::<usize>();
-        let page = Response::Page { records, origins, floor: u64::MAX, more: true };
+        let page = Response::Page { records, origins, min_epoch: u64::MAX, more: true };
         prop_assert!(encode_response(Method::Snapshot, &page).unwrap().len() <= reckoned);
     }
 
@@ -279,10 +279,10 @@ fn an_origin_that_breaks_a_rule_is_refused_by_the_name_of_the_field() {
     let origin = Origin::from_heartbeat(body, "SRS/7").unwrap();
     let facts = OriginFacts {
         origin,
-        beat: Stamp(1),
+        last_heartbeat: Stamp(1),
         failed: Some((Stamp(1), "refused".into())),
-        cleared: Stamp(0),
-        retired: Stamp(0),
+        recovered_at: Stamp(0),
+        replaced_at: Stamp(0),
     };
     let refusal_of = |change: &dyn Fn(&mut proto::OriginFacts, &mut proto::Origin)| {
         let mut wire = proto::OriginFacts::from(&facts);
@@ -342,10 +342,10 @@ fn a_question_that_breaks_a_rule_is_refused_by_the_name_of_the_field() {
     assert_eq!(refusal_of(&|p| p.avoid = vec!["o".into(); 257]), "field avoid: has 257 items; the limit is 256");
     assert_eq!(refusal_of(&|p| p.unreachable = vec![String::new()]), "field unreachable: is empty");
 
-    let lookup = proto::LookupRequest { streams: vec!["v/live/s".into(); MAX_ENTRIES + 1] };
-    let refusal = decode_request(Method::Lookup, &lookup.encode_to_vec()).unwrap_err();
+    let lookup = proto::GetRecordsRequest { streams: vec!["v/live/s".into(); MAX_ENTRIES + 1] };
+    let refusal = decode_request(Method::GetRecords, &lookup.encode_to_vec()).unwrap_err();
     assert_eq!(refusal.to_string(), "field streams: has 10001 items; the limit is 10000");
-    let refusal = decode_response(Method::Tell, &[]).unwrap_err();
+    let refusal = decode_response(Method::PushRecords, &[]).unwrap_err();
     assert_eq!(refusal.to_string(), "field outcome: is missing");
 }
 

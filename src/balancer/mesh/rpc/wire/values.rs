@@ -74,13 +74,13 @@ impl From<&OriginFacts> for proto::OriginFacts {
     fn from(facts: &OriginFacts) -> Self {
         Self {
             origin: Some((&facts.origin).into()),
-            beat: facts.beat.0,
+            last_heartbeat: facts.last_heartbeat.0,
             failed: facts
                 .failed
                 .as_ref()
                 .map(|(at, reason)| proto::Failure { at: at.0, reason: bounds::cut(reason, MAX_REASON) }),
-            cleared: facts.cleared.0,
-            retired: facts.retired.0,
+            recovered_at: facts.recovered_at.0,
+            replaced_at: facts.replaced_at.0,
         }
     }
 }
@@ -98,10 +98,10 @@ impl TryFrom<proto::OriginFacts> for OriginFacts {
             .transpose()?;
         Ok(Self {
             origin: present("origin", facts.origin)?.try_into()?,
-            beat: Stamp(facts.beat),
+            last_heartbeat: Stamp(facts.last_heartbeat),
             failed,
-            cleared: Stamp(facts.cleared),
-            retired: Stamp(facts.retired),
+            recovered_at: Stamp(facts.recovered_at),
+            replaced_at: Stamp(facts.replaced_at),
         })
     }
 }

@@ -10,14 +10,14 @@ use std::{
 use futures_util::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use super::{Node, decide::Ask, state::State};
+use super::{Node, place::PlaceQuery, state::State};
 use crate::{
     balancer::{
         BalancerError,
         mesh::{
             message::{Address, NodeState, Renewal, Request, Response},
-            port::{Board, Peers},
             record::{NodeId, Record},
+            traits::{GossipStore, PeerClient},
         },
     },
     stream::StreamKey,
@@ -41,9 +41,9 @@ const PAGE: usize = 2_000;
 const COPIES: usize = 2;
 const ASKED: usize = 3;
 
-impl<B: Board, P: Peers> Node<B, P> {
+impl<B: GossipStore, P: PeerClient> Node<B, P> {
     /// Ends what is over and settles conflicts, for ever.
-    pub(super) async fn keep_order(self: &Arc<Self>) {
+    pub(super) async fn run_maintenance(self: &Arc<Self>) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -76,7 +76,7 @@ impl<B: Board, P: Peers> Node<B, P> {
         });
         for (home, records) in told {
             if let Some(home) = self.with(|state, _| state.view.address(&home)) {
-                let _ = self.call(&home, Request::Tell { records, adopt: false }).await;
+                let _ = self.call(&home, Request::PushRecords { records, adopt: false }).await;
             }
         }
     }
@@ -84,7 +84,7 @@ impl<B: Board, P: Peers> Node<B, P> {
     /// Settles the conflicts of streams of which this node is the home (rule 9).
     async fn settle_conflicts(self: &Arc<Self>) {
         let mine: Vec<StreamKey> = self.with(|state, now| {
-            let settled = state.settled(now);
+            let settled = state.stable(now);
             let serving = state.view.state() == NodeState::Serving;
             let due = |since: Instant| settled || now.saturating_duration_since(since) >= UNSETTLED_CONFLICT;
             let conflicts = state.ledger.conflicts().filter(|(_, since)| serving && due(*since));
@@ -100,7 +100,7 @@ impl<B: Board, P: Peers> Node<B, P> {
             records.map(|record| record.writer).filter(|writer| writer != self.id()).collect()
         });
         let addresses: Vec<_> = self.with(|state, _| writers.iter().filter_map(|w| state.view.address(w)).collect());
-        let asked = addresses.iter().map(|writer| self.call(writer, Request::Lookup(mine.clone())));
+        let asked = addresses.iter().map(|writer| self.call(writer, Request::GetRecords(mine.clone())));
         for answer in join_all(asked).await {
             if let Ok(Response::Records(records)) = answer {
                 self.learn(&records);
@@ -153,7 +153,7 @@ impl<B: Board, P: Peers> Node<B, P> {
                 let mut due = std::mem::take(&mut state.to_renew);
                 if all {
                     due.append(&mut again);
-                    due.extend(state.holds.streams().cloned());
+                    due.extend(state.usage.streams().cloned());
                 }
                 self.by_home(state, due, now)
             });
@@ -190,7 +190,7 @@ impl<B: Board, P: Peers> Node<B, P> {
         }
         let streams = batch.iter().map(|renewal| renewal.stream.clone()).collect();
         let Some(address) = self.with(|state, _| state.view.address(home)) else { return streams };
-        let Ok(Response::Records(records)) = self.call(&address, Request::Renew(batch)).await else {
+        let Ok(Response::Records(records)) = self.call(&address, Request::RenewLeases(batch)).await else {
             self.with(|state, _| state.counters.unanswered += 1);
             return streams;
         };
@@ -199,20 +199,20 @@ impl<B: Board, P: Peers> Node<B, P> {
     }
 
     /// Answers what another node asks.
-    pub(super) async fn respond(self: &Arc<Self>, from: NodeId, request: Request) -> Response {
+    pub(super) async fn handle_request(self: &Arc<Self>, from: NodeId, request: Request) -> Response {
         match request {
-            Request::Place { stream, protocol, intent, avoid, known, floor, unreachable, insist } => {
-                let ask = Ask { stream, protocol, intent, avoid, unreachable, insist };
-                self.answer_place(ask, &known, floor).await
+            Request::Place { stream, protocol, intent, avoid, known, min_epoch, unreachable, force } => {
+                let query = PlaceQuery { stream, protocol, intent, avoid, unreachable, force };
+                self.answer_place(query, &known, min_epoch).await
             }
             Request::Claim { stream, known } => self.answer_claim(from, stream, &known).await,
-            Request::Renew(renewals) => self.with(|state, now| {
+            Request::RenewLeases(renewals) => self.with(|state, now| {
                 if state.view.state() == NodeState::Left {
                     return Response::NotServing;
                 }
                 Response::Records(state.take_renewals(&from, &renewals, now))
             }),
-            Request::Tell { records, adopt } => {
+            Request::PushRecords { records, adopt } => {
                 self.learn(&records);
                 if adopt {
                     self.with(|state, now| {
@@ -223,7 +223,7 @@ impl<B: Board, P: Peers> Node<B, P> {
                 }
                 Response::Done
             }
-            Request::Lookup(streams) => {
+            Request::GetRecords(streams) => {
                 let all = |state: &mut State, now: Instant| {
                     state.expire_records(TICK_RECORDS, now);
                     let records = |stream: &StreamKey| {
@@ -235,28 +235,30 @@ impl<B: Board, P: Peers> Node<B, P> {
                 Response::Records(self.with(all))
             }
             Request::Snapshot { after } => self.with(|state, now| state.snapshot(after.as_ref(), now)),
-            Request::PutSession { id, stream, ttl } => {
-                match self.with(|state, now| state.sessions.put(&id, &stream, ttl, now)) {
+            Request::PutUfrag { id, stream, ttl } => {
+                match self.with(|state, now| state.ufrags.put(&id, &stream, ttl, now)) {
                     Ok(()) => Response::Done,
                     Err(error) => Response::Refused(error),
                 }
             }
-            Request::Session { id } => Response::Session(self.with(|state, now| state.sessions.get(&id, now).cloned())),
+            Request::StreamOfUfrag { id } => {
+                Response::StreamOfUfrag(self.with(|state, now| state.ufrags.get(&id, now).cloned()))
+            }
         }
     }
 
     /// Keeps a short-lived record at the nodes that its id leads to.
-    pub async fn put_session(&self, id: &str, stream: &StreamKey, ttl: Duration) -> Result<(), BalancerError> {
+    pub async fn put_ufrag(&self, id: &str, stream: &StreamKey, ttl: Duration) -> Result<(), BalancerError> {
         let mut kept = 0;
         for node in self.keepers(id) {
             let put = match self.with(|state, _| state.view.address(&node)) {
                 None if node == *self.id() => {
-                    self.with(|state, now| state.sessions.put(id, stream, ttl, now))?;
+                    self.with(|state, now| state.ufrags.put(id, stream, ttl, now))?;
                     true
                 }
                 None => false,
                 Some(address) => {
-                    let request = Request::PutSession { id: id.into(), stream: stream.clone(), ttl };
+                    let request = Request::PutUfrag { id: id.into(), stream: stream.clone(), ttl };
                     match self.call(&address, request).await {
                         Ok(Response::Refused(error)) => return Err(error),
                         answer => answer == Ok(Response::Done),
@@ -275,12 +277,12 @@ impl<B: Board, P: Peers> Node<B, P> {
     }
 
     /// The stream of a short-lived record.
-    pub async fn session(&self, id: &str) -> Result<Option<StreamKey>, BalancerError> {
+    pub async fn stream_of_ufrag(&self, id: &str) -> Result<Option<StreamKey>, BalancerError> {
         let keepers: Vec<_> = self.keepers(id).into_iter().take(ASKED).collect();
         let asked = keepers.iter().map(async |node| match self.with(|state, _| state.view.address(node)) {
-            None => Some(self.with(|state, now| state.sessions.get(id, now).cloned())),
-            Some(address) => match self.call(&address, Request::Session { id: id.into() }).await {
-                Ok(Response::Session(stream)) => Some(stream),
+            None => Some(self.with(|state, now| state.ufrags.get(id, now).cloned())),
+            Some(address) => match self.call(&address, Request::StreamOfUfrag { id: id.into() }).await {
+                Ok(Response::StreamOfUfrag(stream)) => Some(stream),
                 _ => None,
             },
         });
@@ -328,7 +330,7 @@ impl State {
         let records = streams.into_iter().take(PAGE);
         let records = records.flat_map(|s| self.ledger.all(s).into_iter().map(|record| (s.clone(), record))).collect();
         let origins = if after.is_none() { self.origins.all(now) } else { Vec::new() };
-        Response::Page { records, origins, floor: self.ledger.ended().highest(), more }
+        Response::Page { records, origins, min_epoch: self.ledger.tombstones().highest(), more }
     }
 }
 

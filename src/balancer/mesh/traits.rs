@@ -15,7 +15,7 @@ use super::{
 /// Where this node posts. Posts reach every other live node some time later; of one node's posts a
 /// reader sees them in the order in which they were made, except that it may see only the last of
 /// several under one key.
-pub trait Board: Send + Sync + 'static {
+pub trait GossipStore: Send + Sync + 'static {
     /// Posts a value under a key, which begins with an ASCII character. What is there already in the
     /// same words is not posted again.
     fn set(&self, key: &str, value: &[u8]);
@@ -27,9 +27,9 @@ pub trait Board: Send + Sync + 'static {
     fn push(&self);
 }
 
-/// What this node sees of the others' posts. News come in order.
+/// What this node sees of the others' posts. GossipEvent come in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
+pub enum GossipEvent {
     /// A node posted something, or something else than before. A run that is back after a silence does
     /// not post anew.
     Set {
@@ -55,17 +55,17 @@ pub enum News {
 
 /// Where the news come from.
 #[async_trait]
-pub trait NewsFeed: Send + 'static {
+pub trait EventStream: Send + 'static {
     /// Waits for the next news. Nothing once there are no more to come.
-    async fn next(&mut self) -> Option<News>;
+    async fn next(&mut self) -> Option<GossipEvent>;
 
     /// The next news, if there are any now.
-    fn try_next(&mut self) -> Option<News>;
+    fn try_next(&mut self) -> Option<GossipEvent>;
 }
 
 /// Asks other nodes. The call ends within the deadline that the implementation is made with.
 #[async_trait]
-pub trait Peers: Send + Sync + 'static {
+pub trait PeerClient: Send + Sync + 'static {
     /// Asks `to`. `clock` is the asking node's clock, which the other side merges into its own; the
     /// answer brings the other's.
     async fn call(&self, to: &Address, clock: Stamp, request: Request) -> Result<(Stamp, Response), CallError>;
@@ -73,7 +73,7 @@ pub trait Peers: Send + Sync + 'static {
 
 /// Answers what other nodes ask.
 #[async_trait]
-pub trait Answer: Send + Sync + 'static {
+pub trait RequestHandler: Send + Sync + 'static {
     /// Answers `request` of node `from`, whose clock is `clock`, with this node's clock.
-    async fn answer(&self, from: NodeId, clock: Stamp, request: Request) -> (Stamp, Response);
+    async fn handle(&self, from: NodeId, clock: Stamp, request: Request) -> (Stamp, Response);
 }

@@ -25,7 +25,7 @@ impl Users {
 
 /// A placement that sessions of this node use.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct InUse {
     pub origin: OriginId,
     /// The epoch of the newest placement on this origin that anybody here holds or was told of.
     pub epoch: u64,
@@ -38,19 +38,19 @@ struct Stream {
     users: Users,
     /// One for each origin, the newest last. There are several only while it is not settled where the
     /// stream is.
-    held: Vec<Held>,
+    held: Vec<InUse>,
 }
 
 /// All placements that are in use, at most one for each session.
 #[derive(Debug, Default)]
-pub(super) struct Holds {
+pub(super) struct Usage {
     streams: HashMap<StreamKey, Stream>,
 }
 
-impl Holds {
+impl Usage {
     /// Notes one more user; gives the epoch to watch, which exceeds the placement's if the stream has
     /// moved to another origin.
-    pub fn hold(&mut self, placement: &Placement, intent: Intent) -> watch::Receiver<u64> {
+    pub fn acquire(&mut self, placement: &Placement, intent: Intent) -> watch::Receiver<u64> {
         let Placement { stream, origin, epoch } = placement;
         let (id, epoch) = (origin.id(), *epoch);
         let stream = self.streams.entry(stream.clone()).or_default();
@@ -85,7 +85,7 @@ impl Holds {
     }
 
     /// The newest placement of a stream that is in use.
-    pub fn get(&self, stream: &StreamKey) -> Option<&Held> {
+    pub fn get(&self, stream: &StreamKey) -> Option<&InUse> {
         self.streams.get(stream)?.held.last()
     }
 
@@ -101,7 +101,7 @@ impl Holds {
 
 impl Stream {
     /// Tells those on other origins whom `earlier` names. Nobody is left to tell where all have gone.
-    fn moved(&mut self, origin: &OriginId, epoch: u64, earlier: impl Fn(&Held) -> bool) {
+    fn moved(&mut self, origin: &OriginId, epoch: u64, earlier: impl Fn(&InUse) -> bool) {
         self.held.retain(|held| {
             let told = held.origin != *origin && earlier(held);
             if told {
@@ -111,10 +111,10 @@ impl Stream {
         });
     }
 
-    fn at(&mut self, origin: &OriginId, epoch: u64) -> &Held {
+    fn at(&mut self, origin: &OriginId, epoch: u64) -> &InUse {
         let mut held = match self.held.iter().position(|held| held.origin == *origin) {
             Some(place) => self.held.remove(place),
-            None => Held { origin: origin.clone(), epoch, moved: watch::channel(epoch).0 },
+            None => InUse { origin: origin.clone(), epoch, moved: watch::channel(epoch).0 },
         };
         held.epoch = held.epoch.max(epoch);
         let place = self.held.iter().position(|other| other.epoch > held.epoch).unwrap_or(self.held.len());
@@ -138,10 +138,10 @@ mod tests {
 
     #[test]
     fn users_are_counted_until_the_last_has_gone() {
-        let mut holds = Holds::default();
+        let mut holds = Usage::default();
         let placed = placement(1, 1);
-        holds.hold(&placed, Intent::Publish);
-        holds.hold(&placed, Intent::Play);
+        holds.acquire(&placed, Intent::Publish);
+        holds.acquire(&placed, Intent::Play);
         assert_eq!(holds.release(&placed.stream, Intent::Play), Some(Users { publishers: 1, players: 0 }));
         assert_eq!(holds.release(&placed.stream, Intent::Play), None);
         assert_eq!(holds.users(&placed.stream).publishers, 1);
@@ -151,8 +151,8 @@ mod tests {
 
     #[test]
     fn only_those_on_another_origin_are_told_of_a_move() {
-        let mut holds = Holds::default();
-        let watch = holds.hold(&placement(1, 3), Intent::Play);
+        let mut holds = Usage::default();
+        let watch = holds.acquire(&placement(1, 3), Intent::Play);
         let stream = placement(1, 3).stream;
         holds.moved(&stream, &placement(2, 0).origin.id(), 2);
         assert_eq!(*watch.borrow(), 3, "news from the past");
@@ -165,24 +165,24 @@ mod tests {
     #[test]
     fn of_two_origins_at_one_epoch_none_is_told_until_it_is_settled() {
         for settled in [1, 2] {
-            let mut holds = Holds::default();
-            let watches = [1, 2].map(|origin| holds.hold(&placement(origin, 3), Intent::Play));
+            let mut holds = Usage::default();
+            let watches = [1, 2].map(|origin| holds.acquire(&placement(origin, 3), Intent::Play));
             assert_eq!(watches.clone().map(|watch| *watch.borrow()), [3, 3]);
             let placed = placement(settled, 3);
             holds.moved(&placed.stream, &placed.origin.id(), 3);
             let told = watches.map(|watch| *watch.borrow() > 3);
             assert_eq!(told, [settled != 1, settled != 2]);
-            assert_eq!(*holds.hold(&placed, Intent::Play).borrow(), 3, "whoever is there is not sent away");
+            assert_eq!(*holds.acquire(&placed, Intent::Play).borrow(), 3, "whoever is there is not sent away");
         }
     }
 
     #[test]
     fn a_session_that_arrives_with_a_newer_placement_tells_those_before_it() {
-        let mut holds = Holds::default();
-        let before = holds.hold(&placement(1, 3), Intent::Play);
-        let after = holds.hold(&placement(2, 4), Intent::Play);
+        let mut holds = Usage::default();
+        let before = holds.acquire(&placement(1, 3), Intent::Play);
+        let after = holds.acquire(&placement(2, 4), Intent::Play);
         assert_eq!((*before.borrow(), *after.borrow()), (4, 4));
-        let late = holds.hold(&placement(1, 3), Intent::Play);
+        let late = holds.acquire(&placement(1, 3), Intent::Play);
         assert!(*late.borrow() > 3);
     }
 }

@@ -18,13 +18,13 @@ const SWEEP: usize = 16;
 
 /// All records.
 #[derive(Debug)]
-pub(super) struct Records {
+pub(super) struct UfragIndex {
     capacity: usize,
     by_id: HashMap<Arc<str>, (StreamKey, Instant)>,
     by_expiry: BTreeSet<(Instant, Arc<str>)>,
 }
 
-impl Records {
+impl UfragIndex {
     pub fn new(capacity: usize) -> Self {
         Self { capacity, by_id: HashMap::new(), by_expiry: BTreeSet::new() }
     }
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_later_record_takes_the_place_and_the_ttl_of_an_earlier_one() {
-        let mut records = Records::new(1);
+        let mut records = UfragIndex::new(1);
         let start = Instant::now();
         records.put("u", &stream("a"), TTL, start).unwrap();
         records.put("u", &stream("b"), TTL, start + TTL / 2).unwrap();
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn the_number_of_records_is_bounded_and_expired_ones_make_room() {
-        let mut records = Records::new(100);
+        let mut records = UfragIndex::new(100);
         let start = Instant::now();
         for i in 0..100 {
             records.put(&i.to_string(), &stream("a"), TTL, start).unwrap();
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn an_endless_ttl_and_an_endless_id_do_no_harm() {
-        let mut records = Records::new(1);
+        let mut records = UfragIndex::new(1);
         let start = Instant::now();
         assert!(records.put(&"x".repeat(MAX_ID + 1), &stream("a"), TTL, start).is_err());
         records.put("u", &stream("a"), Duration::MAX, start).unwrap();

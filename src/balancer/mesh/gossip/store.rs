@@ -13,17 +13,17 @@ use super::{
     latest::Latest,
     value,
 };
-use crate::balancer::mesh::port::Board;
+use crate::balancer::mesh::traits::GossipStore;
 
 /// Posts on their way to the gossip thread. Of several under one key only the last is kept.
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
+pub(super) struct PendingWrites {
     posts: Mutex<Latest<String, Option<String>>>,
     push: AtomicBool,
     pub changed: Notify,
 }
 
-impl Outbox {
+impl PendingWrites {
     /// Takes up to `count` posts, the first ones first; a post without a value is to be taken back.
     pub fn take(&self, count: usize) -> Vec<(String, Option<String>)> {
         let mut posts = self.posts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -43,18 +43,18 @@ impl Outbox {
 
 /// Posts of this node. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct GossipBoard {
-    outbox: Arc<Outbox>,
+pub struct ChitchatStore {
+    pending: Arc<PendingWrites>,
     counters: Arc<Counters>,
 }
 
-impl GossipBoard {
-    pub(super) fn new(outbox: Arc<Outbox>, counters: Arc<Counters>) -> Self {
-        Self { outbox, counters }
+impl ChitchatStore {
+    pub(super) fn new(pending: Arc<PendingWrites>, counters: Arc<Counters>) -> Self {
+        Self { pending, counters }
     }
 }
 
-impl Board for GossipBoard {
+impl GossipStore for ChitchatStore {
     fn set(&self, key: &str, value: &[u8]) {
         if !is_allowed(key) {
             self.counters.count_dropped(Reason::BadKey, 1, None, &key.escape_debug().take(100).collect::<String>());
@@ -65,16 +65,16 @@ impl Board for GossipBoard {
             self.counters.count_dropped(Reason::Oversize, 1, None, &format!("a post of {} bytes", value.len()));
             return;
         }
-        self.outbox.put(key, Some(text));
+        self.pending.put(key, Some(text));
     }
 
     fn delete(&self, key: &str) {
-        self.outbox.put(key, None);
+        self.pending.put(key, None);
     }
 
     fn push(&self) {
-        self.outbox.push.store(true, Ordering::Release);
-        self.outbox.changed.notify_one();
+        self.pending.push.store(true, Ordering::Release);
+        self.pending.changed.notify_one();
     }
 }
 
@@ -84,22 +84,22 @@ mod tests {
 
     #[test]
     fn what_gossip_cannot_carry_is_refused_and_counted() {
-        let (outbox, counters) = (Arc::new(Outbox::default()), Arc::new(Counters::default()));
-        let board = GossipBoard::new(Arc::clone(&outbox), Arc::clone(&counters));
+        let (pending, counters) = (Arc::new(PendingWrites::default()), Arc::new(Counters::default()));
+        let board = ChitchatStore::new(Arc::clone(&pending), Arc::clone(&counters));
         board.set("\u{e9}", b"x");
         board.set("", b"x");
         assert_eq!(counters.dropped(Reason::BadKey), 2);
         board.set("a", &vec![b'x'; MAX_POST]);
         board.set("a", &vec![0xff; MAX_POST / 2]);
         assert_eq!(counters.dropped(Reason::Oversize), 2);
-        assert!(outbox.take(usize::MAX).is_empty());
+        assert!(pending.take(usize::MAX).is_empty());
 
         board.set("a", &vec![b'x'; MAX_POST - 2]);
         board.set("b", b"1");
         board.delete("a");
-        assert_eq!(outbox.take(usize::MAX), [("b".to_owned(), Some("=1".to_owned())), ("a".to_owned(), None)]);
-        assert!(!outbox.take_push());
+        assert_eq!(pending.take(usize::MAX), [("b".to_owned(), Some("=1".to_owned())), ("a".to_owned(), None)]);
+        assert!(!pending.take_push());
         board.push();
-        assert!(outbox.take_push() && !outbox.take_push());
+        assert!(pending.take_push() && !pending.take_push());
     }
 }

@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 use super::latest::Latest;
 use crate::balancer::mesh::{
     message::Incarnation,
-    port::{News, NewsFeed},
     record::NodeId,
+    traits::{EventStream, GossipEvent},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -24,7 +24,7 @@ enum About {
 
 #[derive(Debug, Default)]
 struct Queue {
-    news: Latest<About, News>,
+    news: Latest<About, GossipEvent>,
     closed: bool,
 }
 
@@ -37,7 +37,7 @@ struct Shared {
 /// Where news come in. Never waits: of what is not read yet only the latest of each kind is kept, so
 /// the queue holds no more than there is on the board.
 #[derive(Debug)]
-pub(super) struct Inlet(Arc<Shared>);
+pub(super) struct EventSender(Arc<Shared>);
 
 /// The news, in order. Of several under one key that come between two readings only the last is
 /// seen, at its own place.
@@ -48,37 +48,37 @@ pub(super) struct Inlet(Arc<Shared>);
 /// what it is still worth. A run that is back after a silence is in `Live` again, and its posts are
 /// not told anew.
 #[derive(Debug)]
-pub struct Feed(Arc<Shared>);
+pub struct EventReceiver(Arc<Shared>);
 
-pub(super) fn feed() -> (Inlet, Feed) {
+pub(super) fn channel() -> (EventSender, EventReceiver) {
     let shared = Arc::new(Shared::default());
-    (Inlet(Arc::clone(&shared)), Feed(shared))
+    (EventSender(Arc::clone(&shared)), EventReceiver(shared))
 }
 
-impl Inlet {
+impl EventSender {
     pub fn set(&self, from: &Incarnation, key: &str, value: bytes::Bytes) {
         let about = About::Post(from.clone(), key.to_owned());
-        self.put(about, |_| News::Set { from: from.clone(), key: key.to_owned(), value });
+        self.put(about, |_| GossipEvent::Set { from: from.clone(), key: key.to_owned(), value });
     }
 
     pub fn deleted(&self, from: &Incarnation, key: &str) {
         let about = About::Post(from.clone(), key.to_owned());
-        self.put(about, |_| News::Deleted { from: from.clone(), key: key.to_owned() });
+        self.put(about, |_| GossipEvent::Deleted { from: from.clone(), key: key.to_owned() });
     }
 
     pub fn live(&self, live: BTreeSet<Incarnation>) {
-        self.put(About::Live, |_| News::Live(live));
+        self.put(About::Live, |_| GossipEvent::Live(live));
     }
 
     pub fn heard(&self, nodes: Vec<NodeId>) {
         self.put(About::Heard, |before| {
-            let before = if let Some(News::Heard(nodes)) = before { nodes } else { Vec::new() };
+            let before = if let Some(GossipEvent::Heard(nodes)) = before { nodes } else { Vec::new() };
             let all: BTreeSet<NodeId> = before.into_iter().chain(nodes).collect();
-            News::Heard(all.into_iter().collect())
+            GossipEvent::Heard(all.into_iter().collect())
         });
     }
 
-    fn put(&self, about: About, news: impl FnOnce(Option<News>) -> News) {
+    fn put(&self, about: About, news: impl FnOnce(Option<GossipEvent>) -> GossipEvent) {
         let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.closed {
             return;
@@ -90,17 +90,17 @@ impl Inlet {
     }
 }
 
-impl Drop for Inlet {
+impl Drop for EventSender {
     fn drop(&mut self) {
         self.0.queue.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
         self.0.changed.notify_one();
     }
 }
 
-impl Feed {
+impl EventReceiver {
     /// Waits for the next news. None once the board has ended and everything is read. May be dropped
     /// and called again.
-    pub async fn recv(&mut self) -> Option<News> {
+    pub async fn recv(&mut self) -> Option<GossipEvent> {
         loop {
             {
                 let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,7 +116,7 @@ impl Feed {
     }
 
     /// The next news, if there are any now.
-    pub fn try_recv(&mut self) -> Option<News> {
+    pub fn try_recv(&mut self) -> Option<GossipEvent> {
         let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.news.take().map(|(_, news)| news)
     }
@@ -128,17 +128,17 @@ impl Feed {
 }
 
 #[async_trait]
-impl NewsFeed for Feed {
-    async fn next(&mut self) -> Option<News> {
+impl EventStream for EventReceiver {
+    async fn next(&mut self) -> Option<GossipEvent> {
         self.recv().await
     }
 
-    fn try_next(&mut self) -> Option<News> {
+    fn try_next(&mut self) -> Option<GossipEvent> {
         self.try_recv()
     }
 }
 
-impl Drop for Feed {
+impl Drop for EventReceiver {
     fn drop(&mut self) {
         let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
         *queue = Queue { closed: true, ..Queue::default() };
@@ -157,16 +157,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_that_is_late_sees_the_last_of_each_in_order_and_then_the_end() {
-        let (inlet, mut feed) = feed();
+        let (sender, mut feed) = channel();
         for round in 0..1000_u32 {
-            inlet.set(&run("a"), "x", Bytes::copy_from_slice(&round.to_be_bytes()));
-            inlet.set(&run("b"), "x", Bytes::new());
-            inlet.heard(vec![if round % 2 == 0 { "a" } else { "b" }.into()]);
+            sender.set(&run("a"), "x", Bytes::copy_from_slice(&round.to_be_bytes()));
+            sender.set(&run("b"), "x", Bytes::new());
+            sender.heard(vec![if round % 2 == 0 { "a" } else { "b" }.into()]);
         }
-        inlet.deleted(&run("b"), "x");
-        inlet.live(BTreeSet::from([run("a")]));
+        sender.deleted(&run("b"), "x");
+        sender.live(BTreeSet::from([run("a")]));
         assert_eq!(feed.backlog(), 4);
-        drop(inlet);
+        drop(sender);
         let mut news = Vec::new();
         while let Some(next) = feed.recv().await {
             news.push(next);
@@ -174,21 +174,25 @@ mod tests {
         assert_eq!(
             news,
             [
-                News::Set { from: run("a"), key: "x".into(), value: Bytes::copy_from_slice(&999_u32.to_be_bytes()) },
-                News::Heard(vec!["a".into(), "b".into()]),
-                News::Deleted { from: run("b"), key: "x".into() },
-                News::Live(BTreeSet::from([run("a")])),
+                GossipEvent::Set {
+                    from: run("a"),
+                    key: "x".into(),
+                    value: Bytes::copy_from_slice(&999_u32.to_be_bytes())
+                },
+                GossipEvent::Heard(vec!["a".into(), "b".into()]),
+                GossipEvent::Deleted { from: run("b"), key: "x".into() },
+                GossipEvent::Live(BTreeSet::from([run("a")])),
             ]
         );
     }
 
     #[test]
     fn news_that_nobody_reads_any_more_are_not_kept() {
-        let (inlet, feed) = feed();
-        inlet.heard(vec!["a".into()]);
+        let (sender, feed) = channel();
+        sender.heard(vec!["a".into()]);
         let shared = Arc::clone(&feed.0);
         drop(feed);
-        inlet.heard(vec!["a".into()]);
+        sender.heard(vec!["a".into()]);
         assert_eq!(shared.queue.lock().unwrap().news.len(), 0);
     }
 }

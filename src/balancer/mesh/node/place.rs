@@ -15,8 +15,8 @@ use crate::{
         mesh::{
             claims::GRANT,
             message::{Address, NodeState, Request, Response},
-            port::{Board, Peers},
             record::{NodeId, Record},
+            traits::{GossipStore, PeerClient},
         },
     },
     origin::{OriginId, Protocol},
@@ -30,7 +30,7 @@ const MAX_REDIRECTS: usize = 2;
 
 /// A request that outlives its borrowed form.
 #[derive(Debug, Clone)]
-pub(super) struct Ask {
+pub(super) struct PlaceQuery {
     pub stream: StreamKey,
     pub protocol: Protocol,
     pub intent: Intent,
@@ -38,10 +38,10 @@ pub(super) struct Ask {
     /// Nodes that whoever asks cannot reach.
     pub unreachable: Vec<NodeId>,
     /// Whether this node must decide even if it thinks that it is another's turn.
-    pub insist: bool,
+    pub force: bool,
 }
 
-impl Ask {
+impl PlaceQuery {
     fn request(&self) -> PlaceRequest<'_> {
         PlaceRequest { stream: &self.stream, protocol: self.protocol, intent: self.intent, avoid: &self.avoid }
     }
@@ -64,55 +64,55 @@ enum Step {
 }
 
 /// Ends this node's claim when it is dropped, whatever became of it.
-struct Claim<'a, B: Board, P: Peers> {
+struct Claim<'a, B: GossipStore, P: PeerClient> {
     node: &'a Node<B, P>,
     stream: &'a StreamKey,
 }
 
-impl<B: Board, P: Peers> Drop for Claim<'_, B, P> {
+impl<B: GossipStore, P: PeerClient> Drop for Claim<'_, B, P> {
     fn drop(&mut self) {
         self.node.with(|state, _| state.claims.end(self.stream));
     }
 }
 
 /// Notes that a node is asked to decide, for as long as it lives.
-struct Asking<'a, B: Board, P: Peers> {
+struct InFlightGuard<'a, B: GossipStore, P: PeerClient> {
     node: &'a Node<B, P>,
     stream: &'a StreamKey,
     asked: &'a NodeId,
 }
 
-impl<B: Board, P: Peers> Drop for Asking<'_, B, P> {
+impl<B: GossipStore, P: PeerClient> Drop for InFlightGuard<'_, B, P> {
     fn drop(&mut self) {
-        self.node.with(|state, _| state.claims.asked(self.stream, self.asked));
+        self.node.with(|state, _| state.claims.end_pending(self.stream, self.asked));
         self.node.answered.notify_waiters();
     }
 }
 
-impl<B: Board, P: Peers> Node<B, P> {
+impl<B: GossipStore, P: PeerClient> Node<B, P> {
     /// The origin of a stream: the one it has, while that one is live, else one chosen now by the
     /// stream's home.
     pub async fn place(self: &Arc<Self>, request: PlaceRequest<'_>) -> Result<Placement, BalancerError> {
         self.ready()?;
-        let mut ask = Ask {
+        let mut query = PlaceQuery {
             stream: request.stream.clone(),
             protocol: request.protocol,
             intent: request.intent,
             avoid: request.avoid.to_vec(),
             unreachable: Vec::new(),
-            insist: false,
+            force: false,
         };
-        let (mut redirects, mut told) = (0, None);
+        let (mut redirects, mut redirect) = (0, None);
         let deadline = Instant::now() + self.settings.rpc * 6 + GRANT / 2;
         for _ in 0..MAX_STEPS {
             if Instant::now() >= deadline {
                 break;
             }
-            let decision = match self.with(|state, now| self.route(state, &ask, told.take(), now)) {
-                Route::Here => self.decide(&ask).await,
+            let decision = match self.with(|state, now| self.route(state, &query, redirect.take(), now)) {
+                Route::Here => self.decide(&query).await,
                 Route::Peer(peer) => {
-                    let Some(decision) = self.ask(&peer, &ask).await else {
-                        ask.unreachable.push(peer.node);
+                    let Some(decision) = self.forward_to_home(&peer, &query).await else {
+                        query.unreachable.push(peer.node);
                         continue;
                     };
                     decision
@@ -120,28 +120,28 @@ impl<B: Board, P: Peers> Node<B, P> {
                 Route::Nobody => break,
             };
             match decision {
-                Decision::Placed(record) => return self.placed(&ask, &record),
+                Decision::Placed(record) => return self.placed(&query, &record),
                 Decision::Refused(error) => return Err(error),
                 Decision::NotServing => break,
-                Decision::Elsewhere(node) => {
+                Decision::Redirect(node) => {
                     redirects += 1;
-                    ask.insist = redirects > MAX_REDIRECTS;
-                    told = Some(node);
+                    query.force = redirects > MAX_REDIRECTS;
+                    redirect = Some(node);
                 }
             }
         }
-        self.remembered(&ask)
+        self.remembered(&query)
     }
 
-    fn route(&self, state: &super::State, ask: &Ask, told: Option<Address>, now: Instant) -> Route {
-        let reachable = |node: &NodeId| !ask.unreachable.contains(node);
-        let granted = state.claims.granted(&ask.stream, now).cloned();
-        if let Some(address) = told.or(granted).filter(|address| reachable(&address.node)) {
+    fn route(&self, state: &super::State, query: &PlaceQuery, redirect: Option<Address>, now: Instant) -> Route {
+        let reachable = |node: &NodeId| !query.unreachable.contains(node);
+        let granted = state.claims.granted(&query.stream, now).cloned();
+        if let Some(address) = redirect.or(granted).filter(|address| reachable(&address.node)) {
             return if address.node == *self.id() { Route::Here } else { Route::Peer(address) };
         }
-        let mut without = ask.unreachable.clone();
+        let mut without = query.unreachable.clone();
         loop {
-            match state.view.home(ask.stream.as_str(), &without) {
+            match state.view.home(query.stream.as_str(), &without) {
                 None => return Route::Nobody,
                 Some(home) if home == *self.id() => return Route::Here,
                 Some(home) => match state.view.address(&home) {
@@ -153,47 +153,47 @@ impl<B: Board, P: Peers> Node<B, P> {
     }
 
     /// Asks another node to decide. Nothing if it does not answer.
-    async fn ask(&self, peer: &Address, ask: &Ask) -> Option<Decision> {
-        let Ask { stream, protocol, intent, avoid, unreachable, insist } = ask.clone();
+    async fn forward_to_home(&self, peer: &Address, query: &PlaceQuery) -> Option<Decision> {
+        let PlaceQuery { stream, protocol, intent, avoid, unreachable, force } = query.clone();
         let request = self.with(|state, now| {
             if state.view.is_unresponsive(&peer.node, now) {
                 return None;
             }
-            state.claims.ask(&stream, &peer.node);
+            state.claims.begin_pending(&stream, &peer.node);
             let known = state.ledger.all(&stream);
-            let floor = state.ledger.ended().floor(&stream);
-            Some(Request::Place { stream, protocol, intent, avoid, known, floor, unreachable, insist })
+            let min_epoch = state.ledger.tombstones().min_epoch(&stream);
+            Some(Request::Place { stream, protocol, intent, avoid, known, min_epoch, unreachable, force })
         })?;
-        let _asking = Asking { node: self, stream: &ask.stream, asked: &peer.node };
+        let _in_flight = InFlightGuard { node: self, stream: &query.stream, asked: &peer.node };
         match self.call(peer, request).await {
             Ok(Response::Placed { record, origin }) => {
                 self.with(|state, now| {
                     state.clock.observe(record.written);
                     let super::State { origins, changes, .. } = state;
                     origins.learn(&origin, Duration::ZERO, now, changes);
-                    state.ledger.merge(&ask.stream, &record, None, now);
+                    state.ledger.merge(&query.stream, &record, None, now);
                 });
                 Some(Decision::Placed(record))
             }
-            Ok(Response::Elsewhere(node)) => Some(Decision::Elsewhere(node)),
+            Ok(Response::Redirect(node)) => Some(Decision::Redirect(node)),
             Ok(Response::Refused(error)) => Some(Decision::Refused(error)),
             Ok(_) => None,
             Err(error) => {
                 self.with(|state, _| state.counters.unanswered += 1);
-                tracing::debug!(node = %peer, stream = %ask.stream, %error, "the stream's home does not answer");
+                tracing::debug!(node = %peer, stream = %query.stream, %error, "the stream's home does not answer");
                 None
             }
         }
     }
 
-    fn placed(&self, ask: &Ask, record: &Record) -> Result<Placement, BalancerError> {
+    fn placed(&self, query: &PlaceQuery, record: &Record) -> Result<Placement, BalancerError> {
         let placement = self.with(|state, _| {
             // The answer may be older than what this node knows by now.
-            let later = state.ledger.agreed(&ask.stream).filter(|known| known.supersedes(record));
-            let later = later.and_then(|later| state.placement(&ask.stream, later));
+            let later = state.ledger.agreed(&query.stream).filter(|known| known.supersedes(record));
+            let later = later.and_then(|later| state.placement(&query.stream, later));
             later
-                .filter(|later| later.origin.serves(ask.protocol) && !ask.avoid.contains(&later.origin.id()))
-                .or_else(|| state.placement(&ask.stream, record))
+                .filter(|later| later.origin.serves(query.protocol) && !query.avoid.contains(&later.origin.id()))
+                .or_else(|| state.placement(&query.stream, record))
         });
         placement.ok_or_else(|| {
             BalancerError::Unavailable(format!("the origin {} of the stream is gone; try again", record.origin))
@@ -201,11 +201,11 @@ impl<B: Board, P: Peers> Node<B, P> {
     }
 
     /// What is known of a stream on which nobody can decide now.
-    fn remembered(&self, ask: &Ask) -> Result<Placement, BalancerError> {
+    fn remembered(&self, query: &PlaceQuery) -> Result<Placement, BalancerError> {
         let known = self.with(|state, _| {
-            let record = state.ledger.get(&ask.stream)?;
-            let placement = state.placement(&ask.stream, record)?;
-            let usable = placement.origin.serves(ask.protocol) && !ask.avoid.contains(&record.origin);
+            let record = state.ledger.get(&query.stream)?;
+            let placement = state.placement(&query.stream, record)?;
+            let usable = placement.origin.serves(query.protocol) && !query.avoid.contains(&record.origin);
             usable.then_some(placement)
         });
         known.ok_or_else(|| {
@@ -216,14 +216,19 @@ impl<B: Board, P: Peers> Node<B, P> {
     }
 
     /// Answers another node's question.
-    pub(super) async fn answer_place(self: &Arc<Self>, ask: Ask, known: &[Record], floor: u64) -> Response {
+    pub(super) async fn answer_place(
+        self: &Arc<Self>,
+        query: PlaceQuery,
+        known: &[Record],
+        min_epoch: u64,
+    ) -> Response {
         self.with(|state, now| {
-            state.ledger.raise_floor(&ask.stream, floor);
+            state.ledger.raise_min_epoch(&query.stream, min_epoch);
             for record in known {
-                state.learn(&ask.stream, record, None, now);
+                state.learn(&query.stream, record, None, now);
             }
         });
-        match self.decide(&ask).await {
+        match self.decide(&query).await {
             Decision::Placed(record) => {
                 let facts = self.with(|state, _| state.origins.facts(&record.origin).cloned());
                 match facts {
@@ -235,66 +240,66 @@ impl<B: Board, P: Peers> Node<B, P> {
                 }
             }
             Decision::Refused(error) => Response::Refused(error),
-            Decision::Elsewhere(node) => Response::Elsewhere(node),
+            Decision::Redirect(node) => Response::Redirect(node),
             Decision::NotServing => Response::NotServing,
         }
     }
 
     /// Decides, as the home or in its place.
-    async fn decide(self: &Arc<Self>, ask: &Ask) -> Decision {
+    async fn decide(self: &Arc<Self>, query: &PlaceQuery) -> Decision {
         let deadline = Instant::now() + GRANT;
         loop {
-            match self.with(|state, now| self.step(state, ask, now)) {
+            match self.with(|state, now| self.step(state, query, now)) {
                 Step::Done(decision) => return decision,
                 Step::Wait(ended) => {
                     if timeout_at(deadline, ended.cancelled()).await.is_err() {
                         return Decision::NotServing;
                     }
                 }
-                Step::Claim(others) => return self.claim(ask, others).await,
+                Step::Claim(others) => return self.claim(query, others).await,
             }
         }
     }
 
-    fn step(&self, state: &mut super::State, ask: &Ask, now: Instant) -> Step {
+    fn step(&self, state: &mut super::State, query: &PlaceQuery, now: Instant) -> Step {
         if !matches!(state.view.state(), NodeState::Serving | NodeState::Draining) {
             return Step::Done(Decision::NotServing);
         }
-        if let Some(ended) = state.claims.going_on(&ask.stream) {
+        if let Some(ended) = state.claims.going_on(&query.stream) {
             return Step::Wait(ended);
         }
-        let request = ask.request();
-        let home = state.view.home(ask.stream.as_str(), &[]);
+        let request = query.request();
+        let home = state.view.home(query.stream.as_str(), &[]);
         let is_home = home.as_ref() == Some(self.id());
         let mut others_turn = None;
-        if let Some(granted) = state.claims.granted(&ask.stream, now)
+        if let Some(granted) = state.claims.granted(&query.stream, now)
             && granted.node != *self.id()
-            && !ask.unreachable.contains(&granted.node)
+            && !query.unreachable.contains(&granted.node)
         {
             others_turn = Some(granted.clone());
-        } else if !ask.insist
-            && let Some(node) = state.view.home(ask.stream.as_str(), &ask.unreachable)
+        } else if !query.force
+            && let Some(node) = state.view.home(query.stream.as_str(), &query.unreachable)
             && node != *self.id()
         {
             others_turn = state.view.address(&node);
         }
         if let Some(address) = others_turn {
-            return Step::Done(Decision::Elsewhere(address));
+            return Step::Done(Decision::Redirect(address));
         }
 
         let verdict = match state.verdict(&request, now) {
             Ok(verdict) => verdict,
             Err(error) => return Step::Done(Decision::Refused(error)),
         };
-        let alone = is_home && state.settled(now) && state.claims.granted(&ask.stream, now).is_none();
+        let alone = is_home && state.stable(now) && state.claims.granted(&query.stream, now).is_none();
         if alone || matches!(verdict, Verdict::Keep(_)) {
-            return Step::Done(Self::carry_out(state, ask, &verdict, alone, now));
+            return Step::Done(Self::carry_out(state, query, &verdict, alone, now));
         }
         let others = state.view.to_consult(now);
         if others.is_empty() {
-            return Step::Done(Self::carry_out(state, ask, &verdict, true, now));
+            return Step::Done(Self::carry_out(state, query, &verdict, true, now));
         }
-        match state.claims.begin(&ask.stream) {
+        match state.claims.begin(&query.stream) {
             Ok(()) => {
                 state.counters.claims += 1;
                 Step::Claim(others)
@@ -303,10 +308,16 @@ impl<B: Board, P: Peers> Node<B, P> {
         }
     }
 
-    fn carry_out(state: &mut super::State, ask: &Ask, verdict: &Verdict, home: bool, now: Instant) -> Decision {
-        match state.carry_out(&ask.request(), verdict, home, now) {
+    fn carry_out(
+        state: &mut super::State,
+        query: &PlaceQuery,
+        verdict: &Verdict,
+        home: bool,
+        now: Instant,
+    ) -> Decision {
+        match state.carry_out(&query.request(), verdict, home, now) {
             Ok(decided) => {
-                let (stream, record) = (&ask.stream, &decided.record);
+                let (stream, record) = (&query.stream, &decided.record);
                 if let Some(from) = &decided.moved_from {
                     tracing::info!(%stream, origin = %record.origin, %from, epoch = record.epoch, "stream moved");
                 } else if decided.fresh {
@@ -320,23 +331,23 @@ impl<B: Board, P: Peers> Node<B, P> {
 
     /// Asks all others what they know, and whether they hold back; then decides if nobody goes
     /// before. The claim has begun.
-    async fn claim(self: &Arc<Self>, ask: &Ask, others: Vec<Address>) -> Decision {
-        let claim = Claim { node: self, stream: &ask.stream };
-        let known = self.with(|state, _| state.ledger.all(&ask.stream));
+    async fn claim(self: &Arc<Self>, query: &PlaceQuery, others: Vec<Address>) -> Decision {
+        let claim = Claim { node: self, stream: &query.stream };
+        let known = self.with(|state, _| state.ledger.all(&query.stream));
         let patience = self.settings.rpc;
         let asked = others.iter().map(async |other| {
-            let request = Request::Claim { stream: ask.stream.clone(), known: known.clone() };
+            let request = Request::Claim { stream: query.stream.clone(), known: known.clone() };
             (other, timeout(patience, self.call(other, request)).await)
         });
         let mut yielding = HashSet::new();
         let mut held = Vec::new();
         for (other, answer) in join_all(asked).await {
             match answer {
-                Ok(Ok(Response::Claimed { known, floor, held: before })) => {
+                Ok(Ok(Response::Claimed { known, min_epoch, held: before })) => {
                     self.with(|state, now| {
-                        state.ledger.raise_floor(&ask.stream, floor);
+                        state.ledger.raise_min_epoch(&query.stream, min_epoch);
                         for record in known {
-                            state.learn(&ask.stream, &record, None, now);
+                            state.learn(&query.stream, &record, None, now);
                         }
                     });
                     match before {
@@ -361,19 +372,19 @@ impl<B: Board, P: Peers> Node<B, P> {
             .map(|(_, before)| before)
             .find(|before| before.node != *self.id() && !yielding.contains(&before.node));
         let decision = self.with(|state, now| {
-            let before = before.or_else(|| state.claims.lost(&ask.stream));
+            let before = before.or_else(|| state.claims.lost(&query.stream));
             if let Some(before) = before {
                 state.counters.claims_lost += 1;
-                return Decision::Elsewhere(before);
+                return Decision::Redirect(before);
             }
-            match state.verdict(&ask.request(), now) {
-                Ok(verdict) => Self::carry_out(state, ask, &verdict, true, now),
+            match state.verdict(&query.request(), now) {
+                Ok(verdict) => Self::carry_out(state, query, &verdict, true, now),
                 Err(error) => Decision::Refused(error),
             }
         });
         drop(claim);
         if let Decision::Placed(record) = &decision {
-            self.tell(others, &[(ask.stream.clone(), record.clone())]);
+            self.tell(others, &[(query.stream.clone(), record.clone())]);
         }
         decision
     }
@@ -383,7 +394,7 @@ impl<B: Board, P: Peers> Node<B, P> {
         for other in others {
             let (node, records) = (Arc::clone(self), records.to_vec());
             tokio::spawn(async move {
-                let _ = node.call(&other, Request::Tell { records, adopt: false }).await;
+                let _ = node.call(&other, Request::PushRecords { records, adopt: false }).await;
             });
         }
     }
@@ -407,7 +418,7 @@ impl<B: Board, P: Peers> Node<B, P> {
             let Some(by) = state.view.address(&from) else { return Response::NotServing };
             let held = state.claims.claimed(&stream, &by, &self.address(), now);
             let known = state.ledger.all(&stream);
-            Response::Claimed { known, floor: state.ledger.ended().floor(&stream), held }
+            Response::Claimed { known, min_epoch: state.ledger.tombstones().min_epoch(&stream), held }
         })
     }
 }

@@ -7,14 +7,14 @@ use crate::stream::StreamKey;
 /// What is remembered of streams that ended: each for itself, and of the longest past the highest
 /// epoch of all.
 #[derive(Debug)]
-pub struct Ended {
+pub struct Tombstones {
     capacity: usize,
     by_stream: HashMap<StreamKey, u64>,
     order: VecDeque<StreamKey>,
     past: u64,
 }
 
-impl Ended {
+impl Tombstones {
     /// Remembers up to `capacity` streams one by one.
     pub fn new(capacity: usize) -> Self {
         Self { capacity: capacity.max(1), by_stream: HashMap::new(), order: VecDeque::new(), past: 0 }
@@ -45,11 +45,11 @@ impl Ended {
     }
 
     /// The epoch above which the stream's next placement must be.
-    pub fn floor(&self, stream: &StreamKey) -> u64 {
+    pub fn min_epoch(&self, stream: &StreamKey) -> u64 {
         self.by_stream.get(stream).copied().unwrap_or(0).max(self.past)
     }
 
-    /// A floor for all streams.
+    /// A min_epoch for all streams.
     pub fn highest(&self) -> u64 {
         self.by_stream.values().copied().max().unwrap_or(0).max(self.past)
     }
@@ -65,23 +65,23 @@ mod tests {
 
     #[test]
     fn no_stream_goes_back_however_many_have_ended_since() {
-        let mut ended = Ended::new(10);
+        let mut ended = Tombstones::new(10);
         for n in 0..100 {
             ended.note(&stream(n), n as u64 + 1);
         }
         for n in 0..100 {
-            assert!(ended.floor(&stream(n)) > n as u64, "{n}");
+            assert!(ended.min_epoch(&stream(n)) > n as u64, "{n}");
         }
         assert_eq!((ended.by_stream.len(), ended.order.len()), (10, 10));
         assert_eq!(ended.highest(), 100);
-        assert_eq!(ended.floor(&stream(1000)), 90, "one that was never seen");
+        assert_eq!(ended.min_epoch(&stream(1000)), 90, "one that was never seen");
     }
 
     #[test]
     fn a_lower_epoch_changes_nothing() {
-        let mut ended = Ended::new(10);
+        let mut ended = Tombstones::new(10);
         ended.note(&stream(1), 7);
         ended.note(&stream(1), 3);
-        assert_eq!((ended.floor(&stream(1)), ended.floor(&stream(2))), (7, 0));
+        assert_eq!((ended.min_epoch(&stream(1)), ended.min_epoch(&stream(2))), (7, 0));
     }
 }
