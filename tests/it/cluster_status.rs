@@ -12,7 +12,7 @@ use srs_proxy::{
     config::Secret,
 };
 use srs_proxy_test_support::binary;
-use srs_proxy_test_support::binary::{Start, Ended, on_free_ports};
+use srs_proxy_test_support::binary::{Ended, Start, on_free_ports};
 use srs_proxy_test_support::in_cluster;
 use srs_proxy_test_support::in_cluster::InCluster;
 use srs_proxy_test_support::system::{Server, settings};

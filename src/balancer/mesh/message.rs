@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use super::record::{NodeId, Record, Stamp};
 use crate::{
-    balancer::{BalancerError, Intent},
+    balancer::{BalancerError, Intent, PlaceRequest},
     origin::{Origin, OriginId, Protocol},
     stream::StreamKey,
 };
@@ -84,27 +84,64 @@ pub struct Renewal {
     pub players: u32,
 }
 
+/// A [`PlaceRequest`] on its way through the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlaceQuery {
+    /// The stream to place.
+    pub stream: StreamKey,
+    /// The protocol in which the origin must serve it.
+    pub protocol: Protocol,
+    /// What the client wants with it.
+    pub intent: Intent,
+    /// Origins that the client has failed to reach.
+    pub avoid: Vec<OriginId>,
+    /// Nodes that the asking node cannot reach.
+    pub unreachable: Vec<NodeId>,
+    /// Whether the answer must be a decision, even if the asked node thinks that it is another's.
+    pub force: bool,
+}
+
+impl PlaceQuery {
+    /// As the balancer's policy takes it.
+    pub fn request(&self) -> PlaceRequest<'_> {
+        PlaceRequest { stream: &self.stream, protocol: self.protocol, intent: self.intent, avoid: &self.avoid }
+    }
+}
+
+impl From<&PlaceRequest<'_>> for PlaceQuery {
+    fn from(request: &PlaceRequest<'_>) -> Self {
+        Self {
+            stream: request.stream.clone(),
+            protocol: request.protocol,
+            intent: request.intent,
+            avoid: request.avoid.to_vec(),
+            unreachable: Vec::new(),
+            force: false,
+        }
+    }
+}
+
+/// The last item of a page of a snapshot: origins come first, ordered by id, then records, ordered by
+/// stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cursor {
+    /// An origin.
+    Origin(OriginId),
+    /// A stream, with all records of it.
+    Stream(StreamKey),
+}
+
 /// A question to another node.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Request {
     /// Where is this stream, or where shall it be?
     Place {
-        /// The stream.
-        stream: StreamKey,
-        /// The protocol in which the origin must serve it.
-        protocol: Protocol,
-        /// What the client wants with it.
-        intent: Intent,
-        /// Origins that the client has failed to reach.
-        avoid: Vec<OriginId>,
+        /// What is asked.
+        query: PlaceQuery,
         /// What the asking node knows of the stream.
         known: Vec<Record>,
         /// The highest epoch at which the asking node saw the stream end.
         min_epoch: u64,
-        /// Nodes that the asking node cannot reach.
-        unreachable: Vec<NodeId>,
-        /// Whether the answer must be a decision, even if the asked node thinks that it is another's.
-        force: bool,
     },
     /// I am about to decide on this stream: what do you know, and will you hold back?
     Claim {
@@ -124,10 +161,10 @@ pub enum Request {
     },
     /// What do you know of these streams?
     GetRecords(Vec<StreamKey>),
-    /// What do you know at all? Answered page by page, ordered by stream.
+    /// What do you know at all? Answered page by page.
     Snapshot {
-        /// The last stream of the page before.
-        after: Option<StreamKey>,
+        /// How far the pages before came.
+        after: Option<Cursor>,
     },
     /// Keep a short-lived record.
     PutUfrag {
@@ -187,12 +224,12 @@ pub enum Response {
     Page {
         /// Records, ordered by stream; several of one stream if they conflict.
         records: Vec<(StreamKey, Record)>,
-        /// All origins, on the first page only, each with its age: time since its heartbeat.
+        /// Origins, ordered by id, each with its age: time since its heartbeat.
         origins: Vec<(OriginFacts, Duration)>,
-        /// A min_epoch for the epochs of all streams that are new.
+        /// The highest epoch at which the asked node saw a stream end: at least that for all new ones.
         min_epoch: u64,
-        /// Whether there is more.
-        more: bool,
+        /// Where the next page begins, if there is one.
+        next: Option<Cursor>,
     },
     /// To [`Request::StreamOfUfrag`].
     StreamOfUfrag(Option<StreamKey>),

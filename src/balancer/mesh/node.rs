@@ -284,3 +284,6 @@ impl<B: GossipStore, P: PeerClient> RequestHandler for Arc<Node<B, P>> {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

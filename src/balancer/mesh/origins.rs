@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     time::Duration,
 };
 
@@ -68,10 +69,12 @@ impl Origins {
         self.facts.get(id).map(|facts| &facts.joined)
     }
 
-    /// All that is known, with the age of each latest heartbeat.
-    pub fn all(&self, now: Instant) -> Vec<(OriginFacts, Duration)> {
-        let aged = |facts: &Facts| (facts.joined.clone(), now.saturating_duration_since(facts.learned));
-        self.facts.values().map(aged).collect()
+    /// What is known, ordered by id, from the origin after `after`; each with the age of its latest
+    /// heartbeat.
+    pub fn iter_after(&self, after: Option<&OriginId>, now: Instant) -> impl Iterator<Item = (&OriginFacts, Duration)> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let facts = self.facts.range::<OriginId, _>((start, Bound::Unbounded));
+        facts.map(move |(_, facts)| (&facts.joined, now.saturating_duration_since(facts.learned)))
     }
 
     /// Takes a heartbeat that came to this node.

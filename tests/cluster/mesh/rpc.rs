@@ -10,7 +10,7 @@ use srs_proxy::{
     balancer::{
         BalancerError,
         mesh::{
-            message::{Address, Renewal, Request, Response},
+            message::{Address, Cursor, Renewal, Request, Response},
             record::Stamp,
             rpc::{Membership, refusals::Refusal, server::Limits, wire::MAX_ENTRIES},
             traits::PeerClient,
@@ -36,9 +36,10 @@ fn dialogue() -> Vec<(Request, Response)> {
         records: vec![(stream("a"), record(1)), (stream("a"), record(2))],
         origins: vec![(facts(), Duration::from_millis(1500))],
         min_epoch: 8,
-        more: true,
+        next: Some(Cursor::Origin("a-b-1".into())),
     };
     let no_origin = BalancerError::NoOrigin { protocol: Protocol::Srt, registered: 2 };
+    let full = BalancerError::Full("PROXY_MAX_STREAMS".into());
     let held = Some(Address { node: "n9".into(), grpc: "n9.mesh:12027".into() });
     let elsewhere = Response::Redirect(Address { node: "n9".into(), grpc: "[::1]:12027".into() });
     let ttl = Duration::from_secs(120);
@@ -59,8 +60,9 @@ fn dialogue() -> Vec<(Request, Response)> {
         (Request::PushRecords { records: vec![(stream("a"), record(1))], adopt: true }, Response::Done),
         (Request::GetRecords(vec![stream("a"), stream("b")]), Response::Records(vec![])),
         (Request::Snapshot { after: None }, page),
-        (Request::Snapshot { after: Some(stream("a")) }, Response::NotServing),
+        (Request::Snapshot { after: Some(Cursor::Stream(stream("a"))) }, Response::NotServing),
         (Request::PutUfrag { id: "ufrag".into(), stream: stream("a"), ttl }, Response::Done),
+        (Request::PutUfrag { id: "ufrag".into(), stream: stream("a"), ttl }, Response::Refused(full)),
         (Request::StreamOfUfrag { id: "ufrag".into() }, Response::StreamOfUfrag(Some(stream("a")))),
         (Request::StreamOfUfrag { id: "none".into() }, Response::StreamOfUfrag(None)),
     ]

@@ -15,7 +15,7 @@ use srs_proxy::{
     balancer::{
         Intent,
         mesh::{
-            message::{Address, CallError, OriginFacts, Request, Response},
+            message::{Address, CallError, OriginFacts, PlaceQuery, Request, Response},
             record::{NodeId, Record, Stamp},
             rpc::{
                 Membership,
@@ -69,16 +69,15 @@ pub fn facts() -> OriginFacts {
 }
 
 pub fn place(name: &str) -> Request {
-    Request::Place {
+    let query = PlaceQuery {
         stream: stream(name),
         protocol: Protocol::Rtmp,
         intent: Intent::Publish,
         avoid: vec!["x-y-2".into()],
-        known: vec![record(1)],
-        min_epoch: 3,
         unreachable: vec!["n3".into()],
         force: true,
-    }
+    };
+    Request::Place { query, known: vec![record(1)], min_epoch: 3 }
 }
 
 pub fn placed() -> Response {

@@ -20,7 +20,7 @@ const FIRST: Duration = Duration::from_secs(1);
 /// How long all of what a leaving node tells may take.
 const HANDOVER: Duration = Duration::from_secs(5);
 /// Pages of a snapshot, at the most.
-const MAX_PAGES: usize = 1_000;
+const MAX_PAGES: usize = 10_000;
 
 impl<B: GossipStore, P: PeerClient> Node<B, P> {
     /// Lives: joins, and does its duties until this is dropped or there are no more news to come.
@@ -81,12 +81,11 @@ impl<B: GossipStore, P: PeerClient> Node<B, P> {
         let (mut after, mut taken) = (None, 0);
         for _ in 0..MAX_PAGES {
             let page = self.call(from, Request::Snapshot { after: after.take() }).await;
-            let Ok(Response::Page { records, origins, min_epoch, more }) = page else {
+            let Ok(Response::Page { records, origins, min_epoch, next }) = page else {
                 tracing::warn!(node = %from, answer = ?page.err(), "the node did not tell what it knows");
                 return false;
             };
             taken += records.len();
-            let last = records.last().map(|(stream, _)| stream.clone());
             self.with(|state, now| {
                 state.ledger.raise_min_epochs(min_epoch);
                 for (facts, age) in &origins {
@@ -98,12 +97,12 @@ impl<B: GossipStore, P: PeerClient> Node<B, P> {
                     state.learn(stream, record, None, now);
                 }
             });
-            if !more || last.is_none() {
+            let Some(next) = next else {
                 self.with(super::State::expire_orphans);
                 tracing::info!(node = %from, records = taken, "took over what the node knows");
                 return true;
-            }
-            after = last;
+            };
+            after = Some(next);
         }
         false
     }
@@ -127,7 +126,7 @@ impl<B: GossipStore, P: PeerClient> Node<B, P> {
         });
         let hand_over = async {
             for (address, records) in told.into_values() {
-                for records in batches(&records) {
+                for records in batches(records) {
                     if let Err(error) = self.call(&address, Request::PushRecords { records, adopt: true }).await {
                         tracing::warn!(node = %address, %error, "the node did not take over; it learns by gossip");
                         break;

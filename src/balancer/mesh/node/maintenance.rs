@@ -10,13 +10,14 @@ use std::{
 use futures_util::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use super::{Node, place::PlaceQuery, state::State};
+use super::{Node, state::State};
 use crate::{
     balancer::{
         BalancerError,
         mesh::{
-            message::{Address, NodeState, Renewal, Request, Response},
+            message::{Address, Cursor, NodeState, Renewal, Request, Response},
             record::{NodeId, Record},
+            rpc::wire::{self, Budget},
             traits::{GossipStore, PeerClient},
         },
     },
@@ -27,16 +28,14 @@ use crate::{
 const TICK: Duration = Duration::from_millis(100);
 /// How many records one tick looks at before it lets others have the lock.
 const TICK_RECORDS: usize = 1024;
-/// How many sessions, records or streams one message carries.
-pub(super) const BATCH: usize = 500;
+/// How many conflicts one tick looks into.
+const BATCH: usize = 500;
 /// How long sessions that begin and end are collected before their homes are told.
 const COLLECT: Duration = Duration::from_millis(5);
 /// How long a conflict waits for all nodes to see the same, before it is settled anyway (rule 9).
 const UNSETTLED_CONFLICT: Duration = Duration::from_secs(2);
 /// How long a conflict lasts before those who see it tell the home of it, and how often.
 const TELL_CONFLICTS: Duration = Duration::from_secs(1);
-/// Streams on one page of a snapshot.
-const PAGE: usize = 2_000;
 /// How many nodes keep a short-lived record, and how many are asked for it.
 const COPIES: usize = 2;
 const ASKED: usize = 3;
@@ -76,7 +75,9 @@ impl<B: GossipStore, P: PeerClient> Node<B, P> {
         });
         for (home, records) in told {
             if let Some(home) = self.with(|state, _| state.view.address(&home)) {
-                let _ = self.call(&home, Request::PushRecords { records, adopt: false }).await;
+                for records in batches(records) {
+                    let _ = self.call(&home, Request::PushRecords { records, adopt: false }).await;
+                }
             }
         }
     }
@@ -158,7 +159,7 @@ impl<B: GossipStore, P: PeerClient> Node<B, P> {
                 self.by_home(state, due, now)
             });
             let batches = due.into_iter().flat_map(|(home, renewals)| {
-                let batches: Vec<_> = renewals.chunks(BATCH).map(<[Renewal]>::to_vec).collect();
+                let batches = wire::batches(renewals, |renewal| wire::entry_len(&renewal.stream, &renewal.record));
                 batches.into_iter().map(move |batch| (home.clone(), batch))
             });
             for (home, batch) in batches {
@@ -201,10 +202,7 @@ impl<B: GossipStore, P: PeerClient> Node<B, P> {
     /// Answers what another node asks.
     pub(super) async fn handle_request(self: &Arc<Self>, from: NodeId, request: Request) -> Response {
         match request {
-            Request::Place { stream, protocol, intent, avoid, known, min_epoch, unreachable, force } => {
-                let query = PlaceQuery { stream, protocol, intent, avoid, unreachable, force };
-                self.answer_place(query, &known, min_epoch).await
-            }
+            Request::Place { query, known, min_epoch } => self.answer_place(query, &known, min_epoch).await,
             Request::Claim { stream, known } => self.answer_claim(from, stream, &known).await,
             Request::RenewLeases(renewals) => self.with(|state, now| {
                 if state.view.state() == NodeState::Left {
@@ -223,17 +221,10 @@ impl<B: GossipStore, P: PeerClient> Node<B, P> {
                 }
                 Response::Done
             }
-            Request::GetRecords(streams) => {
-                let all = |state: &mut State, now: Instant| {
-                    state.expire_records(TICK_RECORDS, now);
-                    let records = |stream: &StreamKey| {
-                        let records = state.ledger.all(stream).into_iter();
-                        records.map(|record| (stream.clone(), record)).collect::<Vec<_>>()
-                    };
-                    streams.iter().flat_map(records).collect()
-                };
-                Response::Records(self.with(all))
-            }
+            Request::GetRecords(streams) => self.with(|state, now| {
+                state.expire_records(TICK_RECORDS, now);
+                Response::Records(state.records_that_fit(streams.iter(), &mut Budget::default()).0)
+            }),
             Request::Snapshot { after } => self.with(|state, now| state.snapshot(after.as_ref(), now)),
             Request::PutUfrag { id, stream, ttl } => {
                 match self.with(|state, now| state.ufrags.put(&id, &stream, ttl, now)) {
@@ -302,7 +293,7 @@ impl State {
     /// Takes the sessions of a node; gives the records that it does not know as they are.
     fn take_renewals(&mut self, from: &NodeId, renewals: &[Renewal], now: Instant) -> Vec<(StreamKey, Record)> {
         let me = self.view.me().clone();
-        let mut news = Vec::new();
+        let (mut news, mut budget) = (Vec::new(), Budget::default());
         for Renewal { stream, record, publishers, players } in renewals {
             self.clock.observe(record.written);
             let stamp = self.clock.now();
@@ -311,7 +302,10 @@ impl State {
             if *publishers + *players > 0 {
                 self.adopt_if_home(&me, stream, now);
             }
-            if let Some(known) = self.ledger.agreed(stream).filter(|known| *known != record) {
+            // What does not fit comes with the answer to a later renewal, and by gossip.
+            if let Some(known) = self.ledger.agreed(stream).filter(|known| *known != record)
+                && budget.take(1, wire::entry_len(stream, known))
+            {
                 news.push((stream.clone(), known.clone()));
             }
         }
@@ -324,19 +318,56 @@ impl State {
         }
     }
 
-    fn snapshot(&self, after: Option<&StreamKey>, now: Instant) -> Response {
-        let streams: Vec<_> = self.ledger.iter_after(after).map(|(stream, _)| stream).take(PAGE + 1).collect();
-        let more = streams.len() > PAGE;
-        let records = streams.into_iter().take(PAGE);
-        let records = records.flat_map(|s| self.ledger.all(s).into_iter().map(|record| (s.clone(), record))).collect();
-        let origins = if after.is_none() { self.origins.all(now) } else { Vec::new() };
-        Response::Page { records, origins, min_epoch: self.ledger.tombstones().highest(), more }
+    /// All records of the streams, in this order, as far as they fit into one message; and whether all
+    /// of them did.
+    fn records_that_fit<'a>(
+        &self,
+        streams: impl Iterator<Item = &'a StreamKey>,
+        budget: &mut Budget,
+    ) -> (Vec<(StreamKey, Record)>, bool) {
+        let mut fitting = Vec::new();
+        for stream in streams {
+            let records = self.ledger.all(stream);
+            let bytes = records.iter().map(|record| wire::entry_len(stream, record)).sum();
+            if !budget.take(records.len(), bytes) {
+                return (fitting, false);
+            }
+            fitting.extend(records.into_iter().map(|record| (stream.clone(), record)));
+        }
+        (fitting, true)
+    }
+
+    /// A page of all that this node knows: origins before the records that name them.
+    fn snapshot(&self, after: Option<&Cursor>, now: Instant) -> Response {
+        let mut budget = Budget::default();
+        let (after_origin, after_stream) = match after {
+            None => (Some(None), None),
+            Some(Cursor::Origin(id)) => (Some(Some(id)), None),
+            Some(Cursor::Stream(stream)) => (None, Some(stream)),
+        };
+        let (mut origins, mut whole) = (Vec::new(), true);
+        for (facts, age) in after_origin.into_iter().flat_map(|after| self.origins.iter_after(after, now)) {
+            whole = budget.take(1, wire::origin_len(facts));
+            if !whole {
+                break;
+            }
+            origins.push((facts.clone(), age));
+        }
+        let mut records = Vec::new();
+        if whole {
+            let streams = self.ledger.iter_after(after_stream).map(|(stream, _)| stream);
+            (records, whole) = self.records_that_fit(streams, &mut budget);
+        }
+        let last_origin = || origins.last().map(|(facts, _)| Cursor::Origin(facts.origin.id()));
+        let last = records.last().map(|(stream, _)| Cursor::Stream(stream.clone())).or_else(last_origin);
+        let next = last.filter(|_| !whole);
+        Response::Page { records, origins, min_epoch: self.ledger.tombstones().highest(), next }
     }
 }
 
-/// Cuts records into messages.
-pub(super) fn batches(records: &[(StreamKey, Record)]) -> Vec<Vec<(StreamKey, Record)>> {
-    records.chunks(BATCH).map(<[_]>::to_vec).collect()
+/// Cuts records into those of one message each.
+pub(super) fn batches(records: Vec<(StreamKey, Record)>) -> Vec<Vec<(StreamKey, Record)>> {
+    wire::batches(records, |(stream, record)| wire::entry_len(stream, record))
 }
 
 /// The address of each node that shall be told something, with what it shall be told.

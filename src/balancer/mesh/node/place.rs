@@ -10,16 +10,15 @@ use tokio_util::sync::CancellationToken;
 use super::{Decision, Node};
 use crate::{
     balancer::{
-        BalancerError, Intent, PlaceRequest, Placement,
+        BalancerError, PlaceRequest, Placement,
         decide::Verdict,
         mesh::{
             claims::GRANT,
-            message::{Address, NodeState, Request, Response},
+            message::{Address, NodeState, PlaceQuery, Request, Response},
             record::{NodeId, Record},
             traits::{GossipStore, PeerClient},
         },
     },
-    origin::{OriginId, Protocol},
     stream::StreamKey,
 };
 
@@ -27,25 +26,6 @@ use crate::{
 const MAX_STEPS: usize = 8;
 /// How many times a request is sent on before somebody must decide.
 const MAX_REDIRECTS: usize = 2;
-
-/// A request that outlives its borrowed form.
-#[derive(Debug, Clone)]
-pub(super) struct PlaceQuery {
-    pub stream: StreamKey,
-    pub protocol: Protocol,
-    pub intent: Intent,
-    pub avoid: Vec<OriginId>,
-    /// Nodes that whoever asks cannot reach.
-    pub unreachable: Vec<NodeId>,
-    /// Whether this node must decide even if it thinks that it is another's turn.
-    pub force: bool,
-}
-
-impl PlaceQuery {
-    fn request(&self) -> PlaceRequest<'_> {
-        PlaceRequest { stream: &self.stream, protocol: self.protocol, intent: self.intent, avoid: &self.avoid }
-    }
-}
 
 /// Who is to decide, as far as this node knows.
 enum Route {
@@ -94,14 +74,7 @@ impl<B: GossipStore, P: PeerClient> Node<B, P> {
     /// stream's home.
     pub async fn place(self: &Arc<Self>, request: PlaceRequest<'_>) -> Result<Placement, BalancerError> {
         self.ready()?;
-        let mut query = PlaceQuery {
-            stream: request.stream.clone(),
-            protocol: request.protocol,
-            intent: request.intent,
-            avoid: request.avoid.to_vec(),
-            unreachable: Vec::new(),
-            force: false,
-        };
+        let mut query = PlaceQuery::from(&request);
         let (mut redirects, mut redirect) = (0, None);
         let deadline = Instant::now() + self.settings.rpc * 6 + GRANT / 2;
         for _ in 0..MAX_STEPS {
@@ -154,15 +127,14 @@ impl<B: GossipStore, P: PeerClient> Node<B, P> {
 
     /// Asks another node to decide. Nothing if it does not answer.
     async fn forward_to_home(&self, peer: &Address, query: &PlaceQuery) -> Option<Decision> {
-        let PlaceQuery { stream, protocol, intent, avoid, unreachable, force } = query.clone();
         let request = self.with(|state, now| {
             if state.view.is_unresponsive(&peer.node, now) {
                 return None;
             }
-            state.claims.begin_pending(&stream, &peer.node);
-            let known = state.ledger.all(&stream);
-            let min_epoch = state.ledger.tombstones().min_epoch(&stream);
-            Some(Request::Place { stream, protocol, intent, avoid, known, min_epoch, unreachable, force })
+            state.claims.begin_pending(&query.stream, &peer.node);
+            let known = state.ledger.all(&query.stream);
+            let min_epoch = state.ledger.tombstones().min_epoch(&query.stream);
+            Some(Request::Place { query: query.clone(), known, min_epoch })
         })?;
         let _in_flight = InFlightGuard { node: self, stream: &query.stream, asked: &peer.node };
         match self.call(peer, request).await {

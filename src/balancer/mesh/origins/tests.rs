@@ -53,6 +53,10 @@ impl Scene {
         }
     }
 
+    fn all(&self, now: Instant) -> Vec<(OriginFacts, Duration)> {
+        self.origins.iter_after(None, now).map(|(facts, age)| (facts.clone(), age)).collect()
+    }
+
     fn posts(&mut self) -> Vec<OriginFacts> {
         self.origins.take_unposted(self.now)
     }
@@ -108,7 +112,7 @@ proptest! {
         let (joined, rest) = shuffled.split_at(told_first.index(shuffled.len() + 1));
         let mut between = Scene::new(TTL);
         between.learn(joined, Duration::ZERO);
-        let joined: Vec<_> = between.origins.all(between.now).into_iter().map(|(facts, _)| facts).collect();
+        let joined: Vec<_> = between.all(between.now).into_iter().map(|(facts, _)| facts).collect();
         let mut third = Scene::new(TTL);
         third.learn(rest, Duration::ZERO);
         third.learn(&joined, Duration::ZERO);
@@ -116,12 +120,12 @@ proptest! {
 
         for scene in [&other, &third] {
             prop_assert_eq!(scene.registered(), one.registered());
-            prop_assert_eq!(scene.origins.all(scene.now), one.origins.all(one.now));
+            prop_assert_eq!(scene.all(scene.now), one.all(one.now));
             for (id, entry) in one.origins.registry().iter() {
                 prop_assert_eq!(&scene.origins.registry().get(id).unwrap().origin, &entry.origin);
             }
         }
-        for (known, _) in one.origins.all(one.now) {
+        for (known, _) in one.all(one.now) {
             let expected = (known.last_heartbeat > known.replaced_at).then(|| {
                 let suspect = known.failed.as_ref().is_some_and(|(at, _)| *at > known.recovered_at);
                 if suspect { OriginState::Suspect } else { OriginState::Live }
@@ -157,12 +161,12 @@ fn the_age_of_a_heartbeat_that_is_told_counts() {
     let mut teller = Scene::new(TTL);
     teller.beat(origin("a", 1, "10.0.0.1:1935"));
     let later = teller.start + Duration::from_mins(4);
-    let (facts, age) = teller.origins.all(later).remove(0);
+    let (facts, age) = teller.all(later).remove(0);
     assert_eq!(age, Duration::from_mins(4));
 
     let mut scene = Scene::new(TTL);
     scene.learn(std::slice::from_ref(&facts), age);
-    assert_eq!(scene.origins.all(scene.now)[0].1, age);
+    assert_eq!(scene.all(scene.now)[0].1, age);
     assert!(scene.at(before(Duration::from_mins(1))).expire().is_empty());
     assert!(scene.state("a-s-1").is_some());
     scene.at(Duration::from_mins(1)).expire();

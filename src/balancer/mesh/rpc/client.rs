@@ -12,15 +12,16 @@ use std::{
 
 use async_trait::async_trait;
 use hyper::Uri;
+use prost::Message as _;
 use tokio::time::{Instant, timeout};
-use tonic::{Code, Request as Call, Response as Reply, Status};
+use tonic::{Code, Request as Call, Status};
 
 use super::{
     Membership,
     link::{self, Link},
     metadata,
-    proto::mesh_client::MeshClient,
-    wire::{MAX_MESSAGE, Question, WireError},
+    proto::{self, mesh_client::MeshClient},
+    wire::MAX_MESSAGE,
 };
 use crate::{
     balancer::mesh::{
@@ -87,7 +88,7 @@ impl Client {
         &self,
         peer: &Arc<Peer>,
         call: &metadata::Call,
-        question: Question,
+        question: proto::Request,
         tried: &mut Option<u64>,
     ) -> Result<(Stamp, Response), CallError> {
         let (link, is_new) = self.link(peer).await?;
@@ -145,7 +146,7 @@ impl PeerClient for Client {
             to: to.node.clone(),
             clock,
         };
-        let question = Question::from(&request);
+        let question = proto::Request::from(&request);
         let size = question.encoded_len();
         if size > MAX_MESSAGE {
             return Err(CallError::Refused(format!("the question has {size} bytes; the limit is {MAX_MESSAGE}")));
@@ -181,7 +182,7 @@ struct Peer {
     link: Mutex<Option<Link>>,
     /// Calls in a row that were not answered in time.
     missed: AtomicU32,
-    /// InUse by the one who connects, for all who wait for it.
+    /// Held by the one who connects, for all who wait for it.
     connecting: tokio::sync::Mutex<()>,
 }
 
@@ -228,32 +229,13 @@ impl From<Status> for Failed {
     }
 }
 
-async fn send(link: Link, call: &metadata::Call, question: Question) -> Result<(Stamp, Response), Failed> {
+async fn send(link: Link, call: &metadata::Call, question: proto::Request) -> Result<(Stamp, Response), Failed> {
     let mut client = MeshClient::with_origin(link, Uri::from_static(ORIGIN))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
-    match question {
-        Question::Place(message) => read(client.place(with(call, message)).await?),
-        Question::Claim(message) => read(client.claim(with(call, message)).await?),
-        Question::RenewLeases(message) => read(client.renew_leases(with(call, message)).await?),
-        Question::PushRecords(message) => read(client.push_records(with(call, message)).await?),
-        Question::GetRecords(message) => read(client.get_records(with(call, message)).await?),
-        Question::Snapshot(message) => read(client.snapshot(with(call, message)).await?),
-        Question::PutUfrag(message) => read(client.put_ufrag(with(call, message)).await?),
-        Question::StreamOfUfrag(message) => read(client.stream_of_ufrag(with(call, message)).await?),
-    }
-}
-
-fn with<Q>(call: &metadata::Call, message: Q) -> Call<Q> {
-    let mut request = Call::new(message);
+    let mut request = Call::new(question);
     call.write(request.metadata_mut());
-    request
-}
-
-fn read<A>(reply: Reply<A>) -> Result<(Stamp, Response), Failed>
-where
-    Response: TryFrom<A, Error = WireError>,
-{
+    let reply = client.call(request).await?;
     let not_a_node = |text: String| Failed { error: CallError::Refused(text), is_broken: false };
     let clock = metadata::read_clock(reply.metadata()).map_err(not_a_node)?;
     let response = Response::try_from(reply.into_inner()).map_err(|error| not_a_node(error.to_string()))?;

@@ -1,20 +1,17 @@
-//! How questions, answers and posts look on the wire (`proto/mesh.proto`). What comes from there is
+//! How questions, answers and gossip values look on the wire (`proto/mesh.proto`). What comes from there is
 //! checked before anything uses it: an error names the field.
 
-mod answer;
 mod bounds;
-mod question;
+mod request;
+mod response;
 #[cfg(test)]
 mod tests;
 mod values;
 
 use prost::Message;
 
-pub use self::{
-    answer::Mismatch,
-    bounds::{MAX_CANDIDATES, MAX_ENTRIES, MAX_REASON},
-};
-pub(super) use self::{bounds::node, question::Question};
+pub(super) use self::bounds::node;
+pub use self::bounds::{MAX_CANDIDATES, MAX_ENTRIES, MAX_REASON};
 use super::proto;
 use crate::{
     balancer::mesh::{
@@ -26,6 +23,11 @@ use crate::{
 
 /// The largest message, in bytes.
 pub const MAX_MESSAGE: usize = 4 << 20;
+
+/// How much a list fills of a message, in bytes: a receiver works on one at a time, and others wait.
+pub const MAX_BATCH: usize = 1 << 20;
+/// How many items such a list has at most. They are gathered and taken in under the lock of a node.
+const MAX_BATCH_ENTRIES: usize = 1_000;
 
 /// What is around an item of a list, and its share of what is around the list, in bytes at the most.
 const FRAME: usize = 16;
@@ -44,55 +46,6 @@ pub enum WireError {
         /// What is wrong with it.
         reason: String,
     },
-}
-
-/// The kinds of questions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Method {
-    /// [`Request::Place`].
-    Place,
-    /// [`Request::Claim`].
-    Claim,
-    /// [`Request::RenewLeases`].
-    RenewLeases,
-    /// [`Request::PushRecords`].
-    PushRecords,
-    /// [`Request::GetRecords`].
-    GetRecords,
-    /// [`Request::Snapshot`].
-    Snapshot,
-    /// [`Request::PutUfrag`].
-    PutUfrag,
-    /// [`Request::StreamOfUfrag`].
-    StreamOfUfrag,
-}
-
-impl Method {
-    /// All kinds.
-    pub const ALL: [Self; 8] = [
-        Self::Place,
-        Self::Claim,
-        Self::RenewLeases,
-        Self::PushRecords,
-        Self::GetRecords,
-        Self::Snapshot,
-        Self::PutUfrag,
-        Self::StreamOfUfrag,
-    ];
-
-    /// The kind of a question.
-    pub const fn of(request: &Request) -> Self {
-        match request {
-            Request::Place { .. } => Self::Place,
-            Request::Claim { .. } => Self::Claim,
-            Request::RenewLeases(_) => Self::RenewLeases,
-            Request::PushRecords { .. } => Self::PushRecords,
-            Request::GetRecords(_) => Self::GetRecords,
-            Request::Snapshot { .. } => Self::Snapshot,
-            Request::PutUfrag { .. } => Self::PutUfrag,
-            Request::StreamOfUfrag { .. } => Self::StreamOfUfrag,
-        }
-    }
 }
 
 /// A record as it is posted.
@@ -125,60 +78,75 @@ pub fn decode_node(bytes: &[u8]) -> Result<NodeInfo, WireError> {
     decode::<proto::NodeInfo>(bytes)?.try_into()
 }
 
-/// The message of a question, without gRPC's framing.
+/// A question, without gRPC's framing.
 pub fn encode_request(request: &Request) -> Vec<u8> {
-    match Question::from(request) {
-        Question::Place(message) => message.encode_to_vec(),
-        Question::Claim(message) => message.encode_to_vec(),
-        Question::RenewLeases(message) => message.encode_to_vec(),
-        Question::PushRecords(message) => message.encode_to_vec(),
-        Question::GetRecords(message) => message.encode_to_vec(),
-        Question::Snapshot(message) => message.encode_to_vec(),
-        Question::PutUfrag(message) => message.encode_to_vec(),
-        Question::StreamOfUfrag(message) => message.encode_to_vec(),
-    }
+    proto::Request::from(request).encode_to_vec()
 }
 
 /// Reads what [`encode_request`] wrote.
-pub fn decode_request(method: Method, bytes: &[u8]) -> Result<Request, WireError> {
-    match method {
-        Method::Place => decode::<proto::PlaceRequest>(bytes)?.try_into(),
-        Method::Claim => decode::<proto::ClaimRequest>(bytes)?.try_into(),
-        Method::RenewLeases => decode::<proto::RenewLeasesRequest>(bytes)?.try_into(),
-        Method::PushRecords => decode::<proto::PushRecordsRequest>(bytes)?.try_into(),
-        Method::GetRecords => decode::<proto::GetRecordsRequest>(bytes)?.try_into(),
-        Method::Snapshot => decode::<proto::SnapshotRequest>(bytes)?.try_into(),
-        Method::PutUfrag => decode::<proto::PutUfragRequest>(bytes)?.try_into(),
-        Method::StreamOfUfrag => decode::<proto::StreamOfUfragRequest>(bytes)?.try_into(),
-    }
+pub fn decode_request(bytes: &[u8]) -> Result<Request, WireError> {
+    decode::<proto::Request>(bytes)?.try_into()
 }
 
-/// The message of an answer to a question of the kind `method`, without gRPC's framing.
-pub fn encode_response(method: Method, response: &Response) -> Result<Vec<u8>, Mismatch> {
-    Ok(match method {
-        Method::Place => proto::PlaceResponse::try_from(response)?.encode_to_vec(),
-        Method::Claim => proto::ClaimResponse::try_from(response)?.encode_to_vec(),
-        Method::RenewLeases | Method::GetRecords => proto::RecordsResponse::try_from(response)?.encode_to_vec(),
-        Method::PushRecords | Method::PutUfrag => proto::DoneResponse::try_from(response)?.encode_to_vec(),
-        Method::Snapshot => proto::SnapshotResponse::try_from(response)?.encode_to_vec(),
-        Method::StreamOfUfrag => proto::StreamOfUfragResponse::try_from(response)?.encode_to_vec(),
-    })
+/// An answer, without gRPC's framing.
+pub fn encode_response(response: &Response) -> Vec<u8> {
+    proto::Response::from(response).encode_to_vec()
 }
 
 /// Reads what [`encode_response`] wrote.
-pub fn decode_response(method: Method, bytes: &[u8]) -> Result<Response, WireError> {
-    match method {
-        Method::Place => decode::<proto::PlaceResponse>(bytes)?.try_into(),
-        Method::Claim => decode::<proto::ClaimResponse>(bytes)?.try_into(),
-        Method::RenewLeases | Method::GetRecords => decode::<proto::RecordsResponse>(bytes)?.try_into(),
-        Method::PushRecords | Method::PutUfrag => decode::<proto::DoneResponse>(bytes)?.try_into(),
-        Method::Snapshot => decode::<proto::SnapshotResponse>(bytes)?.try_into(),
-        Method::StreamOfUfrag => decode::<proto::StreamOfUfragResponse>(bytes)?.try_into(),
+pub fn decode_response(bytes: &[u8]) -> Result<Response, WireError> {
+    decode::<proto::Response>(bytes)?.try_into()
+}
+
+/// How much of [`MAX_BATCH`] is left in a message that is being filled.
+#[derive(Debug)]
+pub struct Budget {
+    bytes: usize,
+    entries: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { bytes: MAX_BATCH, entries: MAX_BATCH_ENTRIES }
     }
 }
 
-/// How much of a message a record of a stream takes at most, in bytes, a renewal's counts included. A
-/// message takes as many as come to no more than [`MAX_MESSAGE`], and at most [`MAX_ENTRIES`].
+impl Budget {
+    /// Takes `entries` of `bytes` in all, if there is room for all of them. An empty message has room
+    /// for whatever is to be sent, so that nothing is left behind for ever: the largest stream, with the
+    /// most records, is far below [`MAX_MESSAGE`].
+    pub fn take(&mut self, entries: usize, bytes: usize) -> bool {
+        let is_empty = self.bytes == MAX_BATCH;
+        let (Some(left), Some(entries)) = (self.bytes.checked_sub(bytes), self.entries.checked_sub(entries)) else {
+            if is_empty {
+                *self = Self { bytes: 0, entries: 0 };
+            }
+            return is_empty;
+        };
+        *self = Self { bytes: left, entries };
+        true
+    }
+}
+
+/// Cuts a list into those of one message each; `len` is the size of an item in bytes at the most.
+pub fn batches<T>(items: impl IntoIterator<Item = T>, len: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+    let mut batches: Vec<Vec<T>> = Vec::new();
+    let mut budget = Budget { bytes: 0, entries: 0 };
+    for item in items {
+        let len = len(&item);
+        match batches.last_mut() {
+            Some(batch) if budget.take(1, len) => batch.push(item),
+            _ => {
+                budget = Budget::default();
+                budget.take(1, len);
+                batches.push(vec![item]);
+            }
+        }
+    }
+    batches
+}
+
+/// How much of a message a record of a stream takes at most, in bytes, a renewal's counts included.
 pub fn entry_len(stream: &StreamKey, record: &Record) -> usize {
     let counted = proto::Renewal {
         stream: stream.as_str().to_owned(),

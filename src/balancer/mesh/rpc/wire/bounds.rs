@@ -67,7 +67,7 @@ pub(super) fn origin_id(field: &'static str, id: String) -> Result<OriginId, Wir
     Ok(OriginId::from(name(field, id, MAX_ID)?.as_str()))
 }
 
-pub(super) fn session_id(field: &'static str, id: String) -> Result<String, WireError> {
+pub(super) fn ufrag_id(field: &'static str, id: String) -> Result<String, WireError> {
     if id.len() > MAX_ID {
         return Err(invalid(field, format!("has {} bytes; the limit is {MAX_ID}", id.len())));
     }

@@ -7,8 +7,9 @@ use crate::{
     balancer::{
         BalancerError, Intent,
         mesh::{
-            message::{Address, NodeState, Renewal},
+            message::{Address, Cursor, NodeState, PlaceQuery, Renewal},
             record::{MAX_HISTORY, NodeId, Stamp},
+            rpc::proto::request::Question,
         },
     },
     origin::{Endpoint, Origin, OriginId, Protocol},
@@ -113,17 +114,15 @@ fn entries() -> impl Strategy<Value = Vec<(StreamKey, Record)>> {
 fn place() -> impl Strategy<Value = Request> {
     let lists = (vec(origin_id(), 0..3), vec(record(), 0..3), vec(node(), 0..3));
     (stream(), protocol(), intent(), lists, any::<u64>(), any::<bool>()).prop_map(
-        |(stream, protocol, intent, (avoid, known, unreachable), min_epoch, force)| Request::Place {
-            stream,
-            protocol,
-            intent,
-            avoid,
-            known,
-            min_epoch,
-            unreachable,
-            force,
+        |(stream, protocol, intent, (avoid, known, unreachable), min_epoch, force)| {
+            let query = PlaceQuery { stream, protocol, intent, avoid, unreachable, force };
+            Request::Place { query, known, min_epoch }
         },
     )
+}
+
+fn cursor() -> impl Strategy<Value = Cursor> {
+    prop_oneof![origin_id().prop_map(Cursor::Origin), stream().prop_map(Cursor::Stream)]
 }
 
 fn request() -> impl Strategy<Value = Request> {
@@ -135,7 +134,7 @@ fn request() -> impl Strategy<Value = Request> {
         vec(renewal, 0..4).prop_map(Request::RenewLeases),
         (entries(), any::<bool>()).prop_map(|(records, adopt)| Request::PushRecords { records, adopt }),
         vec(stream(), 0..4).prop_map(Request::GetRecords),
-        option::of(stream()).prop_map(|after| Request::Snapshot { after }),
+        option::of(cursor()).prop_map(|after| Request::Snapshot { after }),
         (".{0,20}", stream(), millis()).prop_map(|(id, stream, ttl)| Request::PutUfrag { id, stream, ttl }),
         ".{0,20}".prop_map(|id| Request::StreamOfUfrag { id }),
     ]
@@ -150,31 +149,28 @@ fn refused() -> impl Strategy<Value = BalancerError> {
     ]
 }
 
-/// An answer and a question to which it may be given.
-fn response() -> impl Strategy<Value = (Method, Response)> {
-    let page = (entries(), vec((facts(), millis()), 0..3), any::<u64>(), any::<bool>())
-        .prop_map(|(records, origins, min_epoch, more)| Response::Page { records, origins, min_epoch, more });
+fn response() -> impl Strategy<Value = Response> {
+    let page = (entries(), vec((facts(), millis()), 0..3), any::<u64>(), option::of(cursor()))
+        .prop_map(|(records, origins, min_epoch, next)| Response::Page { records, origins, min_epoch, next });
     prop_oneof![
-        (record(), facts())
-            .prop_map(|(record, origin)| (Method::Place, Response::Placed { record, origin: Box::new(origin) })),
-        (node(), address()).prop_map(|(node, grpc)| (Method::Place, Response::Redirect(Address { node, grpc }))),
-        refused().prop_map(|error| (Method::Place, Response::Refused(error))),
+        (record(), facts()).prop_map(|(record, origin)| Response::Placed { record, origin: Box::new(origin) }),
+        (node(), address()).prop_map(|(node, grpc)| Response::Redirect(Address { node, grpc })),
+        refused().prop_map(Response::Refused),
         (vec(record(), 0..3), any::<u64>(), option::of((node(), address()))).prop_map(|(known, min_epoch, held)| {
             let held = held.map(|(node, grpc)| Address { node, grpc });
-            (Method::Claim, Response::Claimed { known, min_epoch, held })
+            Response::Claimed { known, min_epoch, held }
         }),
-        (select(vec![Method::RenewLeases, Method::GetRecords]), entries())
-            .prop_map(|(method, records)| (method, Response::Records(records))),
-        page.prop_map(|page| (Method::Snapshot, page)),
-        option::of(stream()).prop_map(|stream| (Method::StreamOfUfrag, Response::StreamOfUfrag(stream))),
-        select(vec![Method::PushRecords, Method::PutUfrag]).prop_map(|method| (method, Response::Done)),
-        select(Method::ALL.as_slice()).prop_map(|method| (method, Response::NotServing)),
+        entries().prop_map(Response::Records),
+        page,
+        option::of(stream()).prop_map(Response::StreamOfUfrag),
+        Just(Response::Done),
+        Just(Response::NotServing),
     ]
 }
 
 proptest! {
     #[test]
-    fn posts_are_read_as_they_were_written(record in record(), facts in facts(), info in info()) {
+    fn gossip_values_are_read_as_they_were_written(record in record(), facts in facts(), info in info()) {
         prop_assert_eq!(decode_record(&encode_record(&record)), Ok(record));
         prop_assert_eq!(decode_origin(&encode_origin(&facts)), Ok(facts));
         prop_assert_eq!(decode_node(&encode_node(&info)), Ok(info));
@@ -182,22 +178,24 @@ proptest! {
 
     #[test]
     fn questions_are_read_as_they_were_written(request in request()) {
-        prop_assert_eq!(decode_request(Method::of(&request), &encode_request(&request)), Ok(request));
+        prop_assert_eq!(decode_request(&encode_request(&request)), Ok(request));
     }
 
     #[test]
-    fn answers_are_read_as_they_were_written((method, response) in response()) {
-        let bytes = encode_response(method, &response).unwrap();
-        prop_assert_eq!(decode_response(method, &bytes), Ok(response));
+    fn answers_are_read_as_they_were_written(response in response()) {
+        prop_assert_eq!(decode_response(&encode_response(&response)), Ok(response));
     }
 
     #[test]
-    fn an_answer_of_another_kind_is_not_written((method, response) in response(), other in select(Method::ALL.as_slice())) {
-        let fits = encode_response(method, &response).is_ok();
-        prop_assert!(fits);
-        if let Ok(bytes) = encode_response(other, &response) {
-            prop_assert_eq!(decode_response(other, &bytes), Ok(response));
+    fn batches_keep_the_order_and_each_fits_into_a_message(
+        lens in vec(prop_oneof![1..2_000_usize, MAX_BATCH / 3..=MAX_BATCH + 10], 0..4_000),
+    ) {
+        let batches = batches(lens.clone(), |len| *len);
+        for batch in &batches {
+            let bytes = batch.iter().sum::<usize>();
+            prop_assert!(!batch.is_empty() && (bytes <= MAX_BATCH && batch.len() <= MAX_BATCH_ENTRIES || batch.len() == 1));
         }
+        prop_assert_eq!(batches.concat(), lens);
     }
 
     #[test]
@@ -213,16 +211,15 @@ proptest! {
         let renew = Request::RenewLeases(records.iter().cloned().map(renewal).collect());
         prop_assert!(encode_request(&renew).len() <= reckoned);
         let reckoned = reckoned + origins.iter().map(|(facts, _)| origin_len(facts)).sum::<usize>();
-        let page = Response::Page { records, origins, min_epoch: u64::MAX, more: true };
-        prop_assert!(encode_response(Method::Snapshot, &page).unwrap().len() <= reckoned);
+        let page = Response::Page { records, origins, min_epoch: u64::MAX, next: None };
+        prop_assert!(encode_response(&page).len() <= reckoned);
     }
 
     #[test]
     fn what_is_cut_short_is_refused_or_whole_in_itself(request in request(), at: prop::sample::Index) {
         let bytes = encode_request(&request);
-        let method = Method::of(&request);
-        if let Ok(part) = decode_request(method, &bytes[..at.index(bytes.len() + 1)]) {
-            prop_assert_eq!(decode_request(method, &encode_request(&part)), Ok(part));
+        if let Ok(part) = decode_request(&bytes[..at.index(bytes.len() + 1)]) {
+            prop_assert_eq!(decode_request(&encode_request(&part)), Ok(part));
         }
     }
 
@@ -237,9 +234,11 @@ proptest! {
         if let Ok(info) = decode_node(&bytes) {
             prop_assert_eq!(decode_node(&encode_node(&info)), Ok(info));
         }
-        for method in Method::ALL {
-            let _ = decode_request(method, &bytes);
-            let _ = decode_response(method, &bytes);
+        if let Ok(request) = decode_request(&bytes) {
+            prop_assert_eq!(decode_request(&encode_request(&request)), Ok(request));
+        }
+        if let Ok(response) = decode_response(&bytes) {
+            prop_assert_eq!(decode_response(&encode_response(&response)), Ok(response));
         }
     }
 }
@@ -321,18 +320,23 @@ fn a_node_that_breaks_a_rule_is_refused_by_the_name_of_the_field() {
 
 #[test]
 fn a_question_that_breaks_a_rule_is_refused_by_the_name_of_the_field() {
-    let place = proto::PlaceRequest {
+    let refused = |question| {
+        let request = proto::Request { question };
+        decode_request(&request.encode_to_vec()).unwrap_err().to_string()
+    };
+    let place = proto::Place {
         stream: "v/live/s".into(),
         protocol: proto::Protocol::Rtmp.into(),
         intent: proto::Intent::Play.into(),
         ..Default::default()
     };
-    let refusal_of = |change: &dyn Fn(&mut proto::PlaceRequest)| {
+    let refusal_of = |change: &dyn Fn(&mut proto::Place)| {
         let mut place = place.clone();
         change(&mut place);
-        decode_request(Method::Place, &place.encode_to_vec()).unwrap_err().to_string()
+        refused(Some(Question::Place(place)))
     };
-    assert!(decode_request(Method::Place, &place.encode_to_vec()).is_ok());
+    let whole = proto::Request { question: Some(Question::Place(place.clone())) };
+    assert!(decode_request(&whole.encode_to_vec()).is_ok());
     assert_eq!(
         refusal_of(&|p| p.stream = "live/s".into()),
         "field stream: the URL has no stream name: expected app/stream"
@@ -342,20 +346,22 @@ fn a_question_that_breaks_a_rule_is_refused_by_the_name_of_the_field() {
     assert_eq!(refusal_of(&|p| p.avoid = vec!["o".into(); 257]), "field avoid: has 257 items; the limit is 256");
     assert_eq!(refusal_of(&|p| p.unreachable = vec![String::new()]), "field unreachable: is empty");
 
-    let lookup = proto::GetRecordsRequest { streams: vec!["v/live/s".into(); MAX_ENTRIES + 1] };
-    let refusal = decode_request(Method::GetRecords, &lookup.encode_to_vec()).unwrap_err();
-    assert_eq!(refusal.to_string(), "field streams: has 10001 items; the limit is 10000");
-    let refusal = decode_response(Method::PushRecords, &[]).unwrap_err();
-    assert_eq!(refusal.to_string(), "field outcome: is missing");
+    let get = proto::GetRecords { streams: vec!["v/live/s".into(); MAX_ENTRIES + 1] };
+    assert_eq!(refused(Some(Question::GetRecords(get))), "field streams: has 10001 items; the limit is 10000");
+    let snapshot = proto::Snapshot { after: Some(proto::Cursor { last: None }) };
+    assert_eq!(refused(Some(Question::Snapshot(snapshot))), "field last: is missing");
+    // A question of a later version.
+    assert_eq!(refused(None), "field question: is missing");
+    assert_eq!(decode_response(&[]).unwrap_err().to_string(), "field answer: is missing");
 }
 
 #[test]
 fn a_reason_is_cut_where_a_character_ends() {
     let text = format!("{}\n{}", "x".repeat(510), "é".repeat(9));
     let refused = Response::Refused(BalancerError::Full(text));
-    let bytes = encode_response(Method::Place, &refused).unwrap();
+    let bytes = encode_response(&refused);
     let cut = format!("{} ", "x".repeat(510));
-    assert_eq!(decode_response(Method::Place, &bytes), Ok(Response::Refused(BalancerError::Full(cut))));
+    assert_eq!(decode_response(&bytes), Ok(Response::Refused(BalancerError::Full(cut))));
 }
 
 #[test]

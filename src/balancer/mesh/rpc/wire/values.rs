@@ -10,9 +10,9 @@ use crate::{
     balancer::{
         Intent,
         mesh::{
-            message::{NodeInfo, NodeState, OriginFacts},
+            message::{Address, Cursor, NodeInfo, NodeState, OriginFacts},
             record::{MAX_HISTORY, Record, Stamp},
-            rpc::proto,
+            rpc::proto::{self, cursor::Last},
         },
     },
     origin::{Endpoint, Origin, Protocol, is_host_name},
@@ -197,6 +197,46 @@ impl TryFrom<proto::NodeInfo> for NodeInfo {
     }
 }
 
+impl From<&Address> for proto::NodeAddress {
+    fn from(address: &Address) -> Self {
+        Self { node: address.node.as_str().to_owned(), grpc: address.grpc.clone() }
+    }
+}
+
+impl TryFrom<proto::NodeAddress> for Address {
+    type Error = WireError;
+
+    fn try_from(address: proto::NodeAddress) -> Result<Self, WireError> {
+        Ok(Self { node: bounds::node("node", address.node)?, grpc: bounds::address("grpc", address.grpc)? })
+    }
+}
+
+impl From<&Cursor> for proto::Cursor {
+    fn from(cursor: &Cursor) -> Self {
+        let last = match cursor {
+            Cursor::Origin(id) => Last::Origin(id.as_str().to_owned()),
+            Cursor::Stream(stream) => Last::Stream(key(stream)),
+        };
+        Self { last: Some(last) }
+    }
+}
+
+impl TryFrom<proto::Cursor> for Cursor {
+    type Error = WireError;
+
+    fn try_from(cursor: proto::Cursor) -> Result<Self, WireError> {
+        Ok(match present("last", cursor.last)? {
+            Last::Origin(id) => Self::Origin(bounds::origin_id("origin", id)?),
+            Last::Stream(stream) => Self::Stream(bounds::stream("stream", &stream)?),
+        })
+    }
+}
+
+/// A stream as it is on the wire.
+pub(super) fn key(stream: &StreamKey) -> String {
+    stream.as_str().to_owned()
+}
+
 fn unknown(field: &'static str, value: i32) -> WireError {
     invalid(field, format!("{value} is unknown"))
 }
@@ -240,10 +280,8 @@ pub(super) fn intent(field: &'static str, value: i32) -> Result<Intent, WireErro
 }
 
 pub(super) fn records_to_wire(records: &[(StreamKey, Record)]) -> proto::Records {
-    let entry = |(stream, record): &(StreamKey, Record)| proto::Entry {
-        stream: stream.as_str().to_owned(),
-        record: Some(record.into()),
-    };
+    let entry =
+        |(stream, record): &(StreamKey, Record)| proto::Entry { stream: key(stream), record: Some(record.into()) };
     proto::Records { entries: records.iter().map(entry).collect() }
 }
 
