@@ -244,10 +244,10 @@ keys! {
             "Gossip addresses of some nodes, through which this node finds all others. It may be among them \
              itself. A name may stand for many addresses; it is looked up again and again.";
         PROXY_MESH_KEY: Option<Secret> = "", value::MESH_KEY,
-            "The secret that the nodes share: what they send each other is sealed with it. Make one with: openssl \
-             rand -base64 32. Their clocks must agree to a minute.";
+            "The secret that the nodes share: what they send each other is encrypted and authenticated with it. \
+             Make one with: openssl rand -base64 32.";
         PROXY_MESH_KEY_PREVIOUS: Option<Secret> = "", value::MESH_KEY,
-            "A second key, which this node accepts but does not seal with. To change the key, restart the nodes \
+            "A second key, which this node accepts but does not use. To change the key, restart the nodes \
              one by one three times: first with the new key here, then with the new key as PROXY_MESH_KEY and the \
              old one here, then without the old one.";
         PROXY_MESH_INSECURE: bool = "off", value::SWITCH,

@@ -4,25 +4,21 @@
 //! by gossip. It runs on a thread of its own, so that work elsewhere does not make a node look dead.
 //! Around it:
 //!
-//! - [`seal`]: packets of at most 1,200 bytes, sealed with the key of the cluster
+//! - [`transport`]: QUIC between nodes that hold the key of the cluster
 //! - [`inspect`]: what a peer may say, so that no peer can bring chitchat down
 //! - [`store`], [`events`]: what this node posts, and what it hears, neither of which ever waits
 //! - [`advertise`], [`seeds`]: how nodes find each other
 //! - [`counters`]: what came, went and was dropped
 
 pub mod advertise;
+mod codec;
 pub mod counters;
 pub mod events;
 pub mod inspect;
 mod latest;
-pub mod packet;
-mod reassembly;
-mod replay;
 mod replica;
-pub mod seal;
 mod seeds;
 pub mod store;
-mod tap;
 mod transport;
 mod value;
 mod worker;
@@ -54,18 +50,21 @@ pub use self::{
     counters::{Counters, Reason},
     events::EventReceiver,
     store::ChitchatStore,
+    transport::protocol,
 };
 use self::{
     inspect::Inspector,
-    packet::RunId,
     replica::Replica,
-    seal::{Keys, Opener, Sealer},
     seeds::Resolver,
     store::PendingWrites,
-    transport::{Known, Parts, SealedTransport},
+    transport::{KnownVersions, Parts, QuicTransport},
     worker::{Command, Worker},
 };
-use super::{message::Incarnation, record::NodeId};
+use super::{
+    message::Incarnation,
+    record::NodeId,
+    rpc::tls::{Credentials, CredentialsError},
+};
 use crate::{
     config::{self, Secret, keys},
     net::{self, ListenError},
@@ -79,6 +78,8 @@ const DEAD_NODE: Duration = Duration::from_mins(5);
 /// For how long it is remembered that a post was taken back. A node that was out of touch for longer
 /// is sent everything anew.
 const TAKEN_BACK: Duration = Duration::from_mins(2);
+/// Stands for the key of a cluster that has none. No setting can be as short.
+const NO_KEY: &[u8] = b"no key";
 /// How long the gossip thread may take to end.
 const END: Duration = Duration::from_secs(3);
 
@@ -91,6 +92,9 @@ pub enum StartError {
     /// The host name, which stands for the name of the node, could not be read.
     #[error("PROXY_MESH_NODE_ID is empty, and the host name cannot be read: {0}")]
     HostName(io::Error),
+    /// The keys make no credentials.
+    #[error("PROXY_MESH_KEY: {0}")]
+    Credentials(#[from] CredentialsError),
     /// The system refused something else.
     #[error("gossip: {0}")]
     System(#[from] io::Error),
@@ -169,7 +173,7 @@ impl Bound {
     /// Begins to gossip over what `network` makes of the transport.
     async fn start_over(
         self,
-        network: impl FnOnce(SealedTransport) -> Box<dyn Transport> + Send + 'static,
+        network: impl FnOnce(QuicTransport) -> Box<dyn Transport> + Send + 'static,
     ) -> Result<Gossip, StartError> {
         let Self { node, settings, socket, local, advertised } = self;
         let me = Incarnation { node, generation: next_generation() };
@@ -177,17 +181,18 @@ impl Bound {
         let id = ChitchatId::new(me.node.as_str(), me.generation, address);
 
         let counters = Arc::new(Counters::default());
-        let known = Known::default();
-        let run: RunId = rand::random();
-        let secrets = || [&settings.key, &settings.key_previous].into_iter().flatten().map(Secret::expose);
-        let keys = Keys::new(&settings.cluster_id, secrets());
-        let socket = socket.into_std()?;
-        let parts = {
-            let (counters, known) = (Arc::clone(&counters), known.clone());
-            let sealer = Sealer::new(&keys, run);
-            let opener = Opener::new(keys, run);
-            let inspector = Inspector::new(me.node.as_str(), me.generation);
-            move |socket| Parts { socket, sealer, opener, inspector, counters, known }
+        let known = KnownVersions::default();
+        let secret = |key: &Option<Secret>| key.as_ref().map(|key| key.expose().as_bytes().to_vec());
+        // Without a key everybody has the same authority, and so proves nothing.
+        let key = secret(&settings.key).unwrap_or_else(|| NO_KEY.to_vec());
+        let parts = Parts {
+            socket: socket.into_std()?,
+            credentials: Credentials::derive(&key, secret(&settings.key_previous).as_deref())?,
+            cluster_id: settings.cluster_id.clone(),
+            node: me.node.as_str().to_owned(),
+            inspector: Inspector::new(me.node.as_str(), me.generation),
+            counters: Arc::clone(&counters),
+            known: known.clone(),
         };
 
         let (sender, feed) = events::channel();
@@ -198,9 +203,9 @@ impl Bound {
         let runtime = runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
         let work = async move {
             let replica = Arc::new(Mutex::new(Replica::new(Arc::clone(&id.node_id), sender)));
-            let socket = UdpSocket::from_std(socket)?;
-            let transport = network(SealedTransport::new(parts(socket)));
-            let handle = spawn_chitchat(chitchat_config(&id, &settings), Vec::new(), &*transport);
+            let transport = QuicTransport::open(parts)?;
+            let network = network(transport.clone());
+            let handle = spawn_chitchat(chitchat_config(&id, &settings), Vec::new(), &*network);
             let handle = handle.await.map_err(|e| StartError::Chitchat(e.to_string()))?;
             let chitchat = handle.chitchat();
             let heard = Arc::clone(&replica);
@@ -210,8 +215,18 @@ impl Bound {
             });
             every.forever();
             let (interval, resolver) = (settings.gossip_interval, Resolver::new(settings.seeds));
-            let worker =
-                Worker { id, handle, chitchat, replica, pending, known, interval, resolver, commands: receiver };
+            let worker = Worker {
+                id,
+                handle,
+                chitchat,
+                replica,
+                pending,
+                known,
+                transport,
+                interval,
+                resolver,
+                commands: receiver,
+            };
             Ok::<_, StartError>(worker)
         };
         thread::Builder::new().name("gossip".into()).spawn(move || {

@@ -44,7 +44,7 @@ pub struct Traffic {
     pub received: u64,
     /// Bytes in them, without the headers of UDP and IP.
     pub received_bytes: u64,
-    /// How many packets and posts were dropped, by reason.
+    /// How many connections, messages and posts were refused or dropped, by reason.
     pub dropped: Vec<(&'static str, u64)>,
     /// How many connections and calls were refused, by reason.
     pub refused: Vec<(&'static str, u64)>,

@@ -308,7 +308,10 @@ fn write_traffic(traffic: &Traffic, out: &mut Families<'_>) -> fmt::Result {
         counts.iter().map(|(reason, n)| (vec![("reason", *reason)], *n)).collect()
     };
     out.counters(
-        plain("srs_proxy_mesh_gossip_dropped", "Packets and posts of gossip that were dropped."),
+        plain(
+            "srs_proxy_mesh_gossip_dropped",
+            "Connections, messages and posts of gossip that were refused or dropped.",
+        ),
         by_reason(&traffic.dropped),
     )?;
     out.counters(

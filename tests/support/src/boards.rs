@@ -33,6 +33,8 @@ pub struct Seen {
     pub news: u64,
     pub heard: u64,
     pub lost: Vec<Incarnation>,
+    /// How often a post of each run was set or deleted.
+    pub changes: BTreeMap<Incarnation, u64>,
 }
 
 impl Seen {
@@ -40,9 +42,11 @@ impl Seen {
         self.news += 1;
         match news {
             GossipEvent::Set { from, key, value } => {
+                *self.changes.entry(from.clone()).or_default() += 1;
                 self.posts.entry(from).or_default().insert(key, value.to_vec());
             }
             GossipEvent::Deleted { from, key } => {
+                *self.changes.entry(from.clone()).or_default() += 1;
                 let posts = self.posts.get_mut(&from).expect("a post of an unknown run was deleted");
                 posts.remove(&key).expect("an unknown post was deleted");
                 if posts.is_empty() {
@@ -63,6 +67,10 @@ impl Seen {
     fn told(&self) -> String {
         let posts: Vec<_> = self.posts.iter().map(|(run, posts)| format!("{} of {}", posts.len(), run.node)).collect();
         format!("alive {:?}, posts {posts:?}", self.live)
+    }
+
+    pub fn changes_of(&self, from: &Incarnation) -> u64 {
+        self.changes.get(from).copied().unwrap_or_default()
     }
 
     pub fn value(&self, from: &Incarnation, key: &str) -> Option<&[u8]> {

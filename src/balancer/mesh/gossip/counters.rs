@@ -17,23 +17,22 @@ const PERIOD: Duration = Duration::from_secs(10);
 /// Why something was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// A packet of another cluster.
+    /// A connection with a node of another cluster.
     ForeignCluster,
-    /// A packet that no key of ours opens.
-    BadSeal,
-    /// A packet that came before.
-    Replay,
-    /// A packet that is genuine, but whose sender's clock is too far from ours.
-    Clock,
-    /// A packet or an envelope that makes no sense.
+    /// A connection of which one side does not trust the certificate of the other, or does not speak as a
+    /// node does.
+    Untrusted,
+    /// A connection whose handshake did not end in time: the peer is gone.
+    Timeout,
+    /// A message that makes no sense.
     Garbage,
-    /// An envelope in the making that gave way to others, or a packet of one run too many.
+    /// A connection or a message beyond what this node can take.
     Overflow,
-    /// A packet or a post that is too long.
+    /// A message or a post that is too long.
     Oversize,
-    /// A packet of our own.
+    /// A message of this node to itself.
     Own,
-    /// The system did not send a packet.
+    /// A message that gave way to others, or whose connection was lost.
     Unsent,
     /// A post under a key that is not allowed.
     BadKey,
@@ -41,11 +40,10 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 9] = [
         Self::ForeignCluster,
-        Self::BadSeal,
-        Self::Replay,
-        Self::Clock,
+        Self::Untrusted,
+        Self::Timeout,
         Self::Garbage,
         Self::Overflow,
         Self::Oversize,
@@ -58,9 +56,8 @@ impl Reason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ForeignCluster => "foreign_cluster",
-            Self::BadSeal => "bad_seal",
-            Self::Replay => "replay",
-            Self::Clock => "clock",
+            Self::Untrusted => "untrusted",
+            Self::Timeout => "timeout",
             Self::Garbage => "garbage",
             Self::Overflow => "overflow",
             Self::Oversize => "oversize",
@@ -72,18 +69,14 @@ impl Reason {
 
     const fn told(self) -> &'static str {
         match self {
-            Self::ForeignCluster => "gossip of another cluster is dropped: PROXY_MESH_CLUSTER_ID differs",
-            Self::BadSeal => "gossip that our keys do not open is dropped: PROXY_MESH_KEY differs, or it is forged",
-            Self::Replay => "gossip that came before is dropped",
-            Self::Clock => {
-                "genuine gossip is dropped: the clock of its sender and the clock of this machine differ by more than \
-                 60 s"
-            }
-            Self::Garbage => "gossip that makes no sense is dropped",
-            Self::Overflow => "gossip is dropped because too much of it is incomplete",
-            Self::Oversize => "gossip that is too long is dropped",
-            Self::Own => "gossip of our own came back",
-            Self::Unsent => "gossip could not be sent",
+            Self::ForeignCluster => "gossip with another cluster refused: PROXY_MESH_CLUSTER_ID differs",
+            Self::Untrusted => "gossip with an untrusted peer refused: PROXY_MESH_KEY differs, or it is no node",
+            Self::Timeout => "gossip handshake timed out",
+            Self::Garbage => "malformed gossip message dropped",
+            Self::Overflow => "gossip beyond a limit dropped",
+            Self::Oversize => "oversized gossip message dropped",
+            Self::Own => "gossip with this node itself dropped",
+            Self::Unsent => "gossip message not sent",
             Self::BadKey => "a post is refused: its key does not begin with an ASCII character",
         }
     }
@@ -132,13 +125,13 @@ impl Counters {
         self.dropped[reason as usize].load(Ordering::Relaxed)
     }
 
-    pub(super) fn count_sent(&self, bytes: usize) {
-        self.sent.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn count_sent(&self, packets: usize, bytes: usize) {
+        self.sent.fetch_add(packets as u64, Ordering::Relaxed);
         self.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn count_received(&self, bytes: usize) {
-        self.received.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn count_received(&self, packets: usize, bytes: usize) {
+        self.received.fetch_add(packets as u64, Ordering::Relaxed);
         self.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
@@ -148,8 +141,8 @@ impl Counters {
         let Some(count) = self.admit(reason, total, Instant::now()) else { return };
         let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
         let told = reason.told();
-        // A seed list that names this node is allowed, and a network may repeat a packet.
-        if matches!(reason, Reason::Own | Reason::Replay) {
+        // A seed list may name this node, and nodes come and go.
+        if matches!(reason, Reason::Own | Reason::Timeout | Reason::Unsent) {
             debug!(peer, count, detail, "{told}");
         } else {
             warn!(peer, count, detail, "{told}");
@@ -177,10 +170,10 @@ mod tests {
     fn each_reason_is_told_once_in_a_while_with_the_count_since_then() {
         let counters = Counters::default();
         let now = Instant::now();
-        assert_eq!(counters.admit(Reason::BadSeal, 1, now), Some(1));
-        assert_eq!(counters.admit(Reason::BadSeal, 2, now), None);
-        assert_eq!(counters.admit(Reason::Replay, 7, now), Some(7));
-        assert_eq!(counters.admit(Reason::BadSeal, 9, now + PERIOD), Some(8));
+        assert_eq!(counters.admit(Reason::Untrusted, 1, now), Some(1));
+        assert_eq!(counters.admit(Reason::Untrusted, 2, now), None);
+        assert_eq!(counters.admit(Reason::Own, 7, now), Some(7));
+        assert_eq!(counters.admit(Reason::Untrusted, 9, now + PERIOD), Some(8));
     }
 
     #[test]

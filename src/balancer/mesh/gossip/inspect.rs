@@ -35,22 +35,22 @@ struct Name<'a> {
     address: SocketAddr,
 }
 
-/// What an envelope is for.
+/// The step of an exchange that an envelope is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// It asks for news (SYN).
-    Asks,
-    /// It answers, and asks in turn (SYN-ACK).
-    Answers,
-    /// It brings news or a refusal (ACK and others).
-    Tells,
+pub enum MessageKind {
+    /// A request for what the sender lacks.
+    Syn,
+    /// The answer to it, and a request in turn.
+    SynAck,
+    /// The answer to that, or a refusal.
+    Ack,
 }
 
 /// What an envelope says that matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inspected {
     /// What it is for.
-    pub kind: Kind,
+    pub kind: MessageKind,
     /// Up to which version the sender knows this node's posts, if it says.
     pub known: Option<u64>,
 }
@@ -85,18 +85,18 @@ impl Inspector {
             0 => {
                 let known = self.digest(&mut reader, compressed_digest)?;
                 reader.text()?;
-                (Kind::Asks, Some(known))
+                (MessageKind::Syn, Some(known))
             }
             1 => {
                 let known = self.digest(&mut reader, compressed_digest)?;
                 self.delta(&mut reader)?;
-                (Kind::Answers, Some(known))
+                (MessageKind::SynAck, Some(known))
             }
             2 => {
                 self.delta(&mut reader)?;
-                (Kind::Tells, None)
+                (MessageKind::Ack, None)
             }
-            3 => (Kind::Tells, None),
+            3 => (MessageKind::Ack, None),
             _ => return None,
         };
         reader.0.is_empty().then_some(Inspected { kind, known })
@@ -295,14 +295,14 @@ mod tests {
             |node: &str, generation| [&name(node, generation)[..], &[0; 16], &[5, 0, 0, 0, 0, 0, 0, 0]].concat();
         let digest = [entry("other", 7), entry("me", 6), entry("me", 7)].concat();
         let plain = [&3_u16.to_le_bytes()[..], &digest, &text("cluster")].concat();
-        assert_eq!(inspect(&envelope(0, 0, &plain)), Some(Inspected { kind: Kind::Asks, known: Some(5) }));
+        assert_eq!(inspect(&envelope(0, 0, &plain)), Some(Inspected { kind: MessageKind::Syn, known: Some(5) }));
         let packed = [&stream(&digest)[..], &text("cluster")].concat();
-        assert_eq!(inspect(&envelope(1, 0, &packed)), Some(Inspected { kind: Kind::Asks, known: Some(5) }));
+        assert_eq!(inspect(&envelope(1, 0, &packed)), Some(Inspected { kind: MessageKind::Syn, known: Some(5) }));
         let syn_ack = [stream(&entry("other", 7)), stream(&[])].concat();
-        assert_eq!(inspect(&envelope(1, 1, &syn_ack)), Some(Inspected { kind: Kind::Answers, known: Some(0) }));
+        assert_eq!(inspect(&envelope(1, 1, &syn_ack)), Some(Inspected { kind: MessageKind::SynAck, known: Some(0) }));
         let posts = [node("other"), post("a", "b", 1), post("c", &"\u{e9}".repeat(9999), 3), up_to(3)];
-        assert_eq!(inspect(&ack(&posts)), Some(Inspected { kind: Kind::Tells, known: None }));
-        assert_eq!(inspect(&envelope(1, 3, &[])), Some(Inspected { kind: Kind::Tells, known: None }));
+        assert_eq!(inspect(&ack(&posts)), Some(Inspected { kind: MessageKind::Ack, known: None }));
+        assert_eq!(inspect(&envelope(1, 3, &[])), Some(Inspected { kind: MessageKind::Ack, known: None }));
     }
 
     #[test]

@@ -18,7 +18,7 @@ const DELAY: Duration = Duration::from_millis(100);
 const LOSS: f64 = 0.2;
 
 /// A network that loses and delays what is sent.
-struct Bad(SealedTransport);
+struct Bad(QuicTransport);
 
 struct BadSocket {
     socket: Box<dyn Socket>,

@@ -20,7 +20,7 @@ use super::{
     replica::Replica,
     seeds::{self, Addresses, Resolver},
     store::PendingWrites,
-    transport::Known,
+    transport::{KnownVersions, QuicTransport},
     value,
 };
 
@@ -51,7 +51,8 @@ pub(super) struct Worker {
     pub chitchat: Arc<tokio::sync::Mutex<Chitchat>>,
     pub replica: Arc<Mutex<Replica>>,
     pub pending: Arc<PendingWrites>,
-    pub known: Known,
+    pub known: KnownVersions,
+    pub transport: QuicTransport,
     pub interval: Duration,
     pub resolver: Resolver,
     pub commands: mpsc::Receiver<Command>,
@@ -64,7 +65,7 @@ struct Running {
     id: ChitchatId,
     pending: Arc<PendingWrites>,
     replica: Arc<Mutex<Replica>>,
-    known: Known,
+    known: KnownVersions,
     addresses: Addresses,
     live: Vec<SocketAddr>,
     rounds: u32,
@@ -77,7 +78,7 @@ struct Running {
 impl Worker {
     /// Runs until told to end, or until chitchat ends by a fault.
     pub async fn run(self) {
-        let Self { id, handle, chitchat, replica, pending, known, interval, resolver, mut commands } = self;
+        let Self { id, handle, chitchat, replica, pending, known, transport, interval, resolver, mut commands } = self;
         let addresses = Addresses::default();
         let found = Arc::new(Notify::new());
         let (alone, is_alone) = watch::channel(true);
@@ -138,6 +139,7 @@ impl Worker {
         if let Some(Command::Leave(done)) = leaving {
             let _ = time::timeout(LEAVE, running.tell_all()).await;
             let _ = time::timeout(LEAVE, running.handle.shutdown()).await;
+            transport.close().await;
             let _ = done.send(());
         }
     }
@@ -203,7 +205,7 @@ impl Running {
         let version = self.version().await;
         let now = Instant::now();
         for peer in &self.live {
-            let knows = self.known.to(*peer);
+            let knows = self.known.of(*peer);
             if knows.version.saturating_add(FAR) >= version {
                 self.called.remove(peer);
                 continue;
@@ -262,7 +264,7 @@ impl Running {
         self.flush().await;
         let version = self.version().await;
         loop {
-            let behind: Vec<_> = self.live.iter().filter(|peer| self.known.to(**peer).version < version).collect();
+            let behind: Vec<_> = self.live.iter().filter(|peer| self.known.of(**peer).version < version).collect();
             if behind.is_empty() {
                 return;
             }

@@ -7,6 +7,7 @@
 
 use std::{fmt, sync::Arc};
 
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose, PKCS_ED25519, date_time_ymd,
@@ -25,7 +26,7 @@ use tokio_rustls::{
 };
 
 /// The name in every node's certificate. Which node it is, the calls themselves say.
-const DOMAIN: &str = "node.mesh.srs-proxy.internal";
+pub(in crate::balancer::mesh) const DOMAIN: &str = "node.mesh.srs-proxy.internal";
 /// The name of the authority.
 const AUTHORITY: &str = "srs-proxy mesh";
 /// Separates the keys that are derived from the cluster key for different ends (HKDF, RFC 5869).
@@ -47,6 +48,8 @@ pub struct Credentials {
     connector: TlsConnector,
     acceptor: TlsAcceptor,
     domain: ServerName<'static>,
+    certificate: CertificateDer<'static>,
+    secrets: hkdf::Prk,
 }
 
 impl Credentials {
@@ -63,6 +66,7 @@ impl Credentials {
         }
         let roots = Arc::new(roots);
         let (chain, private) = leaf(&authority)?;
+        let certificate = chain.first().cloned().ok_or_else(|| failed("no certificate"))?;
         let provider = Arc::new(default_provider());
 
         let mut client = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -91,7 +95,33 @@ impl Credentials {
             connector: Arc::new(client).into(),
             acceptor: Arc::new(server).into(),
             domain: ServerName::try_from(DOMAIN).map_err(failed)?,
+            certificate,
+            secrets: secrets(key),
         })
+    }
+
+    /// The same for QUIC, for peers that have `protocol` (ALPN) in common.
+    pub fn quic(&self, protocol: &[u8]) -> Result<(Arc<QuicClientConfig>, Arc<QuicServerConfig>), CredentialsError> {
+        let mut client = ClientConfig::clone(self.connector.config());
+        client.alpn_protocols = vec![protocol.to_vec()];
+        let mut server = ServerConfig::clone(self.acceptor.config());
+        server.alpn_protocols = vec![protocol.to_vec()];
+        let client = QuicClientConfig::try_from(client).map_err(failed)?;
+        let server = QuicServerConfig::try_from(server).map_err(failed)?;
+        Ok((Arc::new(client), Arc::new(server)))
+    }
+
+    /// Derives a secret for another end from the cluster key.
+    pub(in crate::balancer::mesh) fn secret(&self, info: &[&[u8]]) -> Result<[u8; 32], CredentialsError> {
+        let mut secret = [0; 32];
+        let derived = self.secrets.expand(info, hkdf::HKDF_SHA256).and_then(|derived| derived.fill(&mut secret));
+        derived.map_err(failed)?;
+        Ok(secret)
+    }
+
+    /// The certificate of this node, another one in every run.
+    pub(in crate::balancer::mesh) const fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
     }
 
     pub(super) fn connector(&self) -> (&TlsConnector, ServerName<'static>) {
@@ -109,15 +139,15 @@ impl fmt::Debug for Credentials {
     }
 }
 
+fn secrets(key: &[u8]) -> hkdf::Prk {
+    hkdf::Salt::new(hkdf::HKDF_SHA256, b"srs-proxy mesh").extract(key)
+}
+
 fn authority(key: &[u8]) -> Result<CertifiedIssuer<'static, KeyPair>, CredentialsError> {
     let mut pkcs8 = [0; PKCS8_ED25519.len() + 32];
     let (prefix, seed) = pkcs8.split_at_mut(PKCS8_ED25519.len());
     prefix.copy_from_slice(&PKCS8_ED25519);
-    hkdf::Salt::new(hkdf::HKDF_SHA256, b"srs-proxy mesh")
-        .extract(key)
-        .expand(&[LABEL], hkdf::HKDF_SHA256)
-        .and_then(|derived| derived.fill(seed))
-        .map_err(failed)?;
+    secrets(key).expand(&[LABEL], hkdf::HKDF_SHA256).and_then(|derived| derived.fill(seed)).map_err(failed)?;
     let pair = KeyPair::try_from(pkcs8.as_slice()).map_err(failed)?;
 
     let mut params = params(Vec::new())?;

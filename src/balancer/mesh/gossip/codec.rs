@@ -21,15 +21,15 @@ pub const LIMIT: Duration = Duration::from_millis(500);
 const MAX_DATAGRAM: usize = 65_535;
 
 /// Both ends.
-pub struct Tap {
-    codec: ChitchatSocket,
-    codec_address: SocketAddr,
+pub struct Codec {
+    chitchat: ChitchatSocket,
+    chitchat_address: SocketAddr,
     socket: UdpSocket,
     own_address: SocketAddr,
     buffer: Vec<u8>,
 }
 
-impl Tap {
+impl Codec {
     /// Opens both ends and tries them.
     pub async fn open() -> io::Result<Self> {
         match Self::on((Ipv4Addr::LOCALHOST, 0).into()).await {
@@ -40,13 +40,13 @@ impl Tap {
 
     async fn on(address: SocketAddr) -> io::Result<Self> {
         let socket = UdpSocket::bind(address).await?;
-        let codec = ChitchatSocket::open(address).await.map_err(io::Error::other)?;
-        let codec_address = codec.local_addr().map_err(io::Error::other)?;
+        let chitchat = ChitchatSocket::open(address).await.map_err(io::Error::other)?;
+        let chitchat_address = chitchat.local_addr().map_err(io::Error::other)?;
         let own_address = socket.local_addr()?;
-        let mut opened = Self { codec, codec_address, socket, own_address, buffer: vec![0; MAX_DATAGRAM] };
+        let mut opened = Self { chitchat, chitchat_address, socket, own_address, buffer: vec![0; MAX_DATAGRAM] };
         let trial = ChitchatEnvelope { version: ProtocolVersion::V0, message: ChitchatMessage::BadCluster };
         let bytes = opened.encode(trial).await?.to_vec();
-        opened.hand(&bytes).await?;
+        opened.hand_over(&bytes)?;
         timeout(LIMIT, opened.decoded()).await??;
         Ok(opened)
     }
@@ -55,11 +55,11 @@ impl Tap {
     pub async fn encode(&mut self, envelope: ChitchatEnvelope) -> io::Result<&[u8]> {
         // What came too late for an envelope before this one.
         while self.socket.try_recv_from(&mut self.buffer).is_ok() {}
-        self.codec.send(self.own_address, envelope).await.map_err(io::Error::other)?;
+        self.chitchat.send(self.own_address, envelope).await.map_err(io::Error::other)?;
         let length = timeout(LIMIT, async {
             loop {
                 let (length, from) = self.socket.recv_from(&mut self.buffer).await?;
-                if from == self.codec_address {
+                if from == self.chitchat_address {
                     return io::Result::Ok(length);
                 }
             }
@@ -69,15 +69,15 @@ impl Tap {
     }
 
     /// Hands over bytes, which must be an envelope, to be fetched by [`Self::decoded`].
-    pub async fn hand(&self, bytes: &[u8]) -> io::Result<()> {
-        let sent = self.socket.send_to(bytes, self.codec_address).await?;
+    pub fn hand_over(&self, bytes: &[u8]) -> io::Result<()> {
+        let sent = self.socket.try_send_to(bytes, self.chitchat_address)?;
         if sent == bytes.len() { Ok(()) } else { Err(ErrorKind::WriteZero.into()) }
     }
 
     /// The envelope that was handed over. May be dropped and called again.
     pub async fn decoded(&mut self) -> io::Result<ChitchatEnvelope> {
         loop {
-            let received = self.codec.recv().await.map_err(io::Error::other)?;
+            let received = self.chitchat.recv().await.map_err(io::Error::other)?;
             if received.from_addr == self.own_address {
                 return Ok(received.envelope);
             }
@@ -97,23 +97,23 @@ mod tests {
 
     #[tokio::test]
     async fn an_envelope_becomes_bytes_and_the_same_envelope_again() {
-        let mut tap = Tap::open().await.unwrap();
-        let bytes = tap.encode(envelope()).await.unwrap().to_vec();
-        tap.hand(&bytes).await.unwrap();
-        assert_eq!(timeout(LIMIT, tap.decoded()).await.unwrap().unwrap(), envelope());
+        let mut codec = Codec::open().await.unwrap();
+        let bytes = codec.encode(envelope()).await.unwrap().to_vec();
+        codec.hand_over(&bytes).unwrap();
+        assert_eq!(timeout(LIMIT, codec.decoded()).await.unwrap().unwrap(), envelope());
     }
 
     #[tokio::test]
     async fn what_others_send_to_either_end_is_ignored() {
-        let mut tap = Tap::open().await.unwrap();
-        let bytes = tap.encode(envelope()).await.unwrap().to_vec();
+        let mut codec = Codec::open().await.unwrap();
+        let bytes = codec.encode(envelope()).await.unwrap().to_vec();
         let other = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let forged = ChitchatEnvelope { version: ProtocolVersion::V1, message: ChitchatMessage::BadCluster };
-        let forged = tap.encode(forged).await.unwrap().to_vec();
-        other.send_to(&forged, tap.codec_address).await.unwrap();
-        other.send_to(&forged, tap.own_address).await.unwrap();
-        assert_eq!(tap.encode(envelope()).await.unwrap(), bytes);
-        tap.hand(&bytes).await.unwrap();
-        assert_eq!(timeout(LIMIT, tap.decoded()).await.unwrap().unwrap(), envelope());
+        let forged = codec.encode(forged).await.unwrap().to_vec();
+        other.send_to(&forged, codec.chitchat_address).await.unwrap();
+        other.send_to(&forged, codec.own_address).await.unwrap();
+        assert_eq!(codec.encode(envelope()).await.unwrap(), bytes);
+        codec.hand_over(&bytes).unwrap();
+        assert_eq!(timeout(LIMIT, codec.decoded()).await.unwrap().unwrap(), envelope());
     }
 }
