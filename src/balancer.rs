@@ -132,7 +132,7 @@ pub struct PlacementStatus {
 pub struct Page {
     /// How many items to skip.
     pub start: usize,
-    /// How many items to give at the most.
+    /// The most items to return.
     pub count: usize,
 }
 
@@ -167,19 +167,19 @@ pub trait Balancer: Send + Sync + 'static {
     /// All origins that are registered and whose heartbeat is not too old, ordered by id.
     async fn origins(&self) -> Result<Vec<OriginStatus>, BalancerError>;
 
-    /// Tells what the data path saw of an origin. One that is not registered is ignored.
+    /// Reports what the data path saw of an origin. One that is not registered is ignored.
     async fn report(&self, origin: &OriginId, seen: Reachability);
 
     /// The origin of a stream: the one it has, while that one is live, else one chosen now.
     async fn place(&self, request: PlaceRequest<'_>) -> Result<Placement, BalancerError>;
 
-    /// Notes that a session of this node uses the placement, which therefore does not expire, and
-    /// gives the stream's epoch to watch: when it exceeds the placement's, the stream has moved.
-    /// The placement is one that [`place`](Self::place) of this node gave. Prefer [`Lease`], which
+    /// Counts a session of this node as a user of the placement, which therefore does not expire, and
+    /// returns the stream's epoch to watch: when it exceeds the placement's, the stream has moved.
+    /// The placement is one that [`place`](Self::place) of this node returned. Prefer [`Lease`], which
     /// cannot forget to release.
     fn acquire(&self, placement: &Placement, intent: Intent) -> watch::Receiver<u64>;
 
-    /// Undoes one [`Self::hold`].
+    /// Undoes one [`Self::acquire`].
     fn release(&self, stream: &StreamKey, intent: Intent);
 
     /// The placements, ordered by stream, and how many there are in all.

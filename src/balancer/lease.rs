@@ -15,7 +15,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Usage `placement` for a session.
+    /// Acquires `placement` for a session.
     pub fn new(balancer: Arc<dyn Balancer>, placement: Placement, intent: Intent) -> Self {
         let epoch = balancer.acquire(&placement, intent);
         Self { balancer, placement, intent, epoch }

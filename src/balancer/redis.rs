@@ -4,16 +4,17 @@
 //! node knows beside that is for three things: to choose, to go on while Redis is away, and to bring
 //! back what Redis has lost.
 
-mod census;
 mod connection;
+mod error;
 mod events;
 mod json;
 mod keys;
-mod known;
-mod leases;
+mod last_seen;
 mod link;
 mod loads;
 mod origins;
+mod placement_scan;
+mod renewals;
 mod scripts;
 
 use std::{
@@ -36,12 +37,13 @@ use tokio::{
 pub use connection::RedisStartError;
 
 use self::{
-    json::{Session, stream_of, to_json},
+    error::RedisError,
+    json::{UfragRecord, stream_of, to_json},
     keys::Keys,
-    known::Known,
-    link::{Fault, Link},
+    last_seen::LastSeen,
+    link::Link,
     loads::Loads,
-    scripts::{Context, Found},
+    scripts::{Found, PlacementScripts},
 };
 use super::{
     Balancer, BalancerError, Intent, OriginStatus, Page, PlaceRequest, Placement, PlacementStatus, Reachability,
@@ -59,8 +61,8 @@ use crate::{
 
 /// How often a placement is decided anew because somebody else was faster.
 const ATTEMPTS: usize = 8;
-/// The longest that a place request waits for an emptied Redis to be refilled, beside the deadlines.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The longest that a place request waits for an emptied Redis to be rebuilt, beside the deadlines.
+const REBUILD_WAIT: Duration = Duration::from_secs(2);
 
 /// Keeps origins and placements in Redis.
 pub struct RedisBalancer {
@@ -78,28 +80,28 @@ struct Shared {
     node: String,
     keys: Keys,
     link: Link,
-    state: Mutex<State>,
+    state: Mutex<NodeState>,
     ufrags: Mutex<UfragIndex>,
-    /// InUse while origins are read; when the last reading began.
+    /// Locked while origins are read; the start of the last read.
     reading: tokio::sync::Mutex<Option<Instant>>,
-    listing: tokio::sync::Mutex<Option<census::Listing>>,
+    listing: tokio::sync::Mutex<Option<placement_scan::Listing>>,
     origins_changed: Notify,
     leases_changed: Notify,
     /// Whether what Redis may have lost is still to be brought back.
     recovering: AtomicBool,
-    foreign: Foreign,
+    foreign_data: ForeignDataLog,
 }
 
-struct State {
+struct NodeState {
     origins: Registry,
     members: origins::Members,
     usage: Usage,
-    /// Usage and releases that Redis has not been told of.
-    unsaid: HashMap<StreamKey, leases::Released>,
-    known: Known,
+    /// Acquired and released placements that have not been sent to Redis.
+    pending_lease_updates: HashMap<StreamKey, renewals::Released>,
+    last_seen: LastSeen,
     loads: Loads,
     /// The highest epoch that was ever seen.
-    floor: u64,
+    min_epoch: u64,
     /// When Redis was lost. Until it is back, nothing expires: heartbeats may come to other nodes.
     frozen: Option<Instant>,
     /// Whether origins have been read at least once.
@@ -118,14 +120,14 @@ impl RedisBalancer {
             lease,
             timeout: redis.timeout,
             node: format!("{:016x}", rand::random::<u64>()),
-            state: Mutex::new(State {
+            state: Mutex::new(NodeState {
                 origins: Registry::new(config.origin_ttl, config.max_origins),
                 members: HashMap::new(),
                 usage: Usage::default(),
-                unsaid: HashMap::new(),
-                known: Known::new(config.max_streams, lease),
+                pending_lease_updates: HashMap::new(),
+                last_seen: LastSeen::new(config.max_streams, lease),
                 loads: Loads::default(),
-                floor: 0,
+                min_epoch: 0,
                 frozen: None,
                 synced: false,
             }),
@@ -135,7 +137,7 @@ impl RedisBalancer {
             origins_changed: Notify::new(),
             leases_changed: Notify::new(),
             recovering: AtomicBool::new(true),
-            foreign: Foreign::default(),
+            foreign_data: ForeignDataLog::default(),
             config: config.clone(),
         });
         let mut tasks = JoinSet::new();
@@ -157,7 +159,7 @@ impl Shared {
             Value::BulkString(json) => {
                 let stream = stream_of(&json);
                 if stream.is_none() {
-                    self.foreign.warn("a session record");
+                    self.foreign_data.warn("a session record");
                 }
                 Ok(stream)
             }
@@ -166,7 +168,7 @@ impl Shared {
     }
 
     /// Runs `work` under the lock, and logs what changed after it.
-    fn with<T>(&self, work: impl FnOnce(&mut State, Instant, &mut Vec<Change>) -> T) -> T {
+    fn with<T>(&self, work: impl FnOnce(&mut NodeState, Instant, &mut Vec<Change>) -> T) -> T {
         let mut changes = Vec::new();
         let result = {
             let mut state = lock(&self.state);
@@ -192,22 +194,22 @@ impl Shared {
         self.with(|state, _, _| state.synced)
     }
 
-    fn context(&self) -> Context<'_> {
-        Context { keys: &self.keys, node: &self.node, floor: self.with(|state, _, _| state.floor) }
+    fn scripts(&self) -> PlacementScripts<'_> {
+        PlacementScripts { keys: &self.keys, node: &self.node, min_epoch: self.with(|state, _, _| state.min_epoch) }
     }
 
     /// Notes where Redis says that a stream is.
     fn saw(&self, stream: &StreamKey, found: &Found) {
         let Some(origin) = self.keys.server_id(&found.value) else { return };
         self.with(|state, now, _| {
-            state.floor = state.floor.max(found.epoch);
+            state.min_epoch = state.min_epoch.max(found.epoch);
             state.usage.moved(stream, &origin, found.epoch);
-            state.known.saw(stream, &origin, found.epoch, now);
+            state.last_seen.put(stream, &origin, found.epoch, now);
         });
     }
 
-    async fn look(&self, stream: &StreamKey) -> Result<Option<Found>, Fault> {
-        let answer = self.link.call(&self.context().look(stream, self.lease)).await?;
+    async fn look(&self, stream: &StreamKey) -> Result<Option<Found>, RedisError> {
+        let answer = self.link.call(&self.scripts().look(stream, self.lease)).await?;
         Ok(scripts::found(&answer))
     }
 
@@ -215,13 +217,13 @@ impl Shared {
         let stream = request.stream;
         let mut found = match self.look(stream).await {
             Ok(found) => found,
-            Err(fault) => return self.place_known(request, fault),
+            Err(error) => return self.place_known(request, error),
         };
         let mut read = false;
         for _ in 0..ATTEMPTS {
             let origin = found.as_ref().and_then(|found| self.keys.server_id(&found.value));
             if let (Some(found), None) = (&found, &origin) {
-                self.foreign.warn(&self.keys.url(stream));
+                self.foreign_data.warn(&self.keys.url(stream));
                 tracing::debug!(%stream, bytes = found.value.len(), "the placement names no server");
             }
             let unheard = origin.as_ref().is_some_and(|id| self.with(|state, _, _| state.origins.get(id).is_none()));
@@ -243,17 +245,17 @@ impl Shared {
                 }
                 Ok(Verdict::Assign(to)) => {
                     if found.is_none() {
-                        if let Some(at) = self.link.refilling() {
+                        if let Some(at) = self.link.rebuilding_until() {
                             sleep_until(at).await;
                             found = self.look(stream).await?;
                             continue;
                         }
                         self.check_room()?;
                     }
-                    let call = self.context().assign(stream, found.as_ref(), &to.id(), self.lease);
+                    let call = self.scripts().assign(stream, found.as_ref(), &to.id(), self.lease);
                     let (done, now) = match self.link.call(&call).await {
-                        Ok(answer) => scripts::verdict(&answer),
-                        Err(fault) => return self.place_known(request, fault),
+                        Ok(answer) => scripts::outcome(&answer),
+                        Err(error) => return self.place_known(request, error),
                     };
                     if let (true, Some(now)) = (done, &now) {
                         self.saw(stream, now);
@@ -296,18 +298,18 @@ impl Shared {
     }
 
     /// The placement as this node knows it, while Redis cannot be asked. None is made or moved.
-    fn place_known(&self, request: PlaceRequest<'_>, fault: Fault) -> Result<Placement, BalancerError> {
+    fn place_known(&self, request: PlaceRequest<'_>, error: RedisError) -> Result<Placement, BalancerError> {
         let stream = request.stream;
         let known = self.with(|state, now, _| {
             let held = state.usage.get(stream).map(|held| (held.origin.clone(), held.epoch));
-            held.or_else(|| state.known.get(stream, now))
+            held.or_else(|| state.last_seen.get(stream, now))
         });
-        let Some((origin, epoch)) = known else { return Err(fault.into()) };
+        let Some((origin, epoch)) = known else { return Err(error.into()) };
         // Better a suspect one than none: no other can be agreed on.
         let usable = self.with(|state, _, _| state.origins.get(&origin).map(|entry| Arc::clone(&entry.origin)));
         match usable.filter(|usable| usable.serves(request.protocol) && !request.avoid.contains(&origin)) {
             Some(origin) => Ok(Placement { stream: stream.clone(), origin, epoch }),
-            None => Err(fault.into()),
+            None => Err(error.into()),
         }
     }
 }
@@ -338,7 +340,7 @@ impl Balancer for RedisBalancer {
     }
 
     async fn place(&self, request: PlaceRequest<'_>) -> Result<Placement, BalancerError> {
-        let limit = self.shared.timeout * 2 + PATIENCE;
+        let limit = self.shared.timeout * 2 + REBUILD_WAIT;
         timeout(limit, self.shared.place(request)).await.unwrap_or_else(|_| {
             Err(BalancerError::Unavailable(format!("no placement within {limit:?}: Redis answers too slowly")))
         })
@@ -359,21 +361,21 @@ impl Balancer for RedisBalancer {
     async fn put_ufrag(&self, id: &str, stream: &StreamKey, ttl: Duration) -> Result<(), BalancerError> {
         let shared = &self.shared;
         lock(&shared.ufrags).put(id, stream, ttl, Instant::now())?;
-        let session = Session { stream_url: stream.as_str().into(), ufrag: id.into() };
+        let session = UfragRecord { stream_url: stream.as_str().into(), ufrag: id.into() };
         let mut set = redis::cmd("SET");
         set.arg(shared.keys.ufrag(id)).arg(to_json(&session)).arg("PX").arg(scripts::millis(ttl));
-        if let Err(fault) = shared.link.run(&set).await {
+        if let Err(error) = shared.link.run(&set).await {
             // This node still finds it, and it is this node to which most of its clients come.
-            tracing::warn!(%stream, "other nodes do not learn of a session: {}", fault.0);
+            tracing::warn!(%stream, %error, "ufrag not shared");
         }
         Ok(())
     }
 
     async fn stream_of_ufrag(&self, id: &str) -> Result<Option<StreamKey>, BalancerError> {
         let shared = &self.shared;
-        shared.record(&shared.keys.ufrag(id)).await.or_else(|fault| {
+        shared.record(&shared.keys.ufrag(id)).await.or_else(|error| {
             let kept = lock(&shared.ufrags).get(id, Instant::now()).cloned();
-            kept.map_or_else(|| Err(fault), |stream| Ok(Some(stream)))
+            kept.map_or_else(|| Err(error), |stream| Ok(Some(stream)))
         })
     }
 
@@ -396,9 +398,9 @@ impl Balancer for RedisBalancer {
 
 /// Tells of what is in Redis and cannot be used, at a limited rate.
 #[derive(Debug, Default)]
-struct Foreign(Mutex<Option<Instant>>);
+struct ForeignDataLog(Mutex<Option<Instant>>);
 
-impl Foreign {
+impl ForeignDataLog {
     const PERIOD: Duration = Duration::from_secs(10);
 
     fn warn(&self, what: &str) {

@@ -221,8 +221,8 @@ impl Connection {
         }
     }
 
-    /// Those who each hold a part of the keys, for [`Self::scan`].
-    pub async fn parts(&mut self) -> RedisResult<Vec<Option<Route>>> {
+    /// The servers that each hold a shard of the keys, for [`Self::scan`].
+    pub async fn shards(&mut self) -> RedisResult<Vec<Option<Route>>> {
         let Self::Cluster(connection) = self else { return Ok(vec![None]) };
         let slots: Value = redis::cmd("CLUSTER").arg("SLOTS").query_async(connection).await?;
         let mut masters = Vec::new();
@@ -240,10 +240,10 @@ impl Connection {
     }
 
     /// One step of a scan for the keys that match `pattern`: where to go on, and the keys.
-    pub async fn scan(&mut self, part: Option<Route>, cursor: &[u8], pattern: &str) -> RedisResult<Scanned> {
+    pub async fn scan(&mut self, shard: Option<Route>, cursor: &[u8], pattern: &str) -> RedisResult<Scanned> {
         let mut command = redis::cmd("SCAN");
         command.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN);
-        let answer = match (self, part) {
+        let answer = match (self, shard) {
             (Self::Cluster(connection), Some(route)) => connection.route_command(command, to(route)).await?,
             (connection, _) => connection.run(&command).await?,
         };
@@ -255,10 +255,10 @@ impl Connection {
         Ok((cursor.clone(), array(keys).iter().filter_map(key).collect()))
     }
 
-    /// Runs commands on keys that [`Self::scan`] found in `part`. One whose key has moved since has no
+    /// Runs commands on keys that [`Self::scan`] found in `shard`. One whose key has moved since has no
     /// value.
-    pub async fn read(&mut self, part: Option<Route>, commands: &[Cmd]) -> RedisResult<Vec<Value>> {
-        match (self, part) {
+    pub async fn read(&mut self, shard: Option<Route>, commands: &[Cmd]) -> RedisResult<Vec<Value>> {
+        match (self, shard) {
             _ if commands.is_empty() => Ok(Vec::new()),
             (Self::Cluster(connection), Some(route)) => {
                 let mut pipeline = Pipeline::with_capacity(commands.len());

@@ -30,8 +30,8 @@ impl Shared {
     pub async fn tell(&self, event: &Event) {
         let mut publish = redis::cmd("PUBLISH");
         publish.arg(self.keys.events()).arg(to_json(event));
-        if let Err(fault) = self.link.run(&publish).await {
-            tracing::debug!("other nodes find out later: {}", fault.0);
+        if let Err(error) = self.link.run(&publish).await {
+            tracing::debug!(%error, "event not published");
         }
     }
 
@@ -49,7 +49,7 @@ impl Shared {
                         self.hear(message.get_payload_bytes());
                     }
                 }
-                Err(fault) => tracing::debug!("no subscription: {}", fault.0),
+                Err(error) => tracing::debug!(%error, "event subscription failed"),
             }
             sleep(PAUSE).await;
         }
@@ -71,8 +71,8 @@ impl Shared {
                         state.loads.placed(self.keys.server_id(from.as_bytes()).as_ref(), &origin);
                     }
                     state.usage.moved(&stream, &origin, epoch);
-                    state.known.moved(&stream, &origin, epoch, now);
-                    state.floor = state.floor.max(epoch);
+                    state.last_seen.moved(&stream, &origin, epoch, now);
+                    state.min_epoch = state.min_epoch.max(epoch);
                 });
             }
             Ok(Event::Origins { node }) if node != self.node => self.origins_changed.notify_one(),

@@ -38,7 +38,7 @@ pub(super) struct Suspicion {
 
 /// A WebRTC session as the Go proxy writes it.
 #[derive(Debug, Serialize)]
-pub(super) struct Session {
+pub(super) struct UfragRecord {
     pub stream_url: String,
     pub ufrag: String,
 }

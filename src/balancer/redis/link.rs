@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value, aio::PubSub};
+use redis::{Cmd, ErrorKind, RedisResult, ServerErrorKind, Value, aio::PubSub};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep, timeout, timeout_at},
@@ -17,12 +17,12 @@ use tokio::{
 
 use super::{
     connection::{Connection, Connector, RedisStartError},
+    error::RedisError,
     keys::Keys,
     lock,
     scripts::Call,
 };
 use crate::{
-    balancer::BalancerError,
     config,
     metrics::{CallMetrics, label},
 };
@@ -36,25 +36,15 @@ const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_millis(500);
 /// How long nodes may take to bring back what an emptied Redis has lost, before fresh placements are
 /// made in it. Longer than any pause.
-const REFILL: Duration = Duration::from_secs(1);
-
-/// Why an operation has no result.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fault(pub String);
-
-impl From<Fault> for BalancerError {
-    fn from(fault: Fault) -> Self {
-        Self::Unavailable(fault.0)
-    }
-}
+const REBUILD: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
-enum State {
+enum ConnectionState {
     /// The connection is new or has just broken; the next attempt is under way.
     Connecting,
     Up(Connection, u64),
     /// The last attempt failed.
-    Away(Fault),
+    Away(RedisError),
 }
 
 /// What can be done with a connection, again if the connection breaks.
@@ -98,14 +88,14 @@ pub(super) struct Link {
     connector: Connector,
     timeout: Duration,
     alive: String,
-    state: watch::Sender<State>,
+    state: watch::Sender<ConnectionState>,
     broken: Notify,
     /// Why writing fails although there is a connection.
-    trouble: Mutex<Option<Fault>>,
+    write_error: Mutex<Option<RedisError>>,
     /// What was found in [`Keys::alive`] last. Another value means that Redis has lost its data.
     data: Mutex<Option<Vec<u8>>>,
     /// Before this, no fresh placement is made.
-    refilled_at: Mutex<Option<Instant>>,
+    rebuilding_until: Mutex<Option<Instant>>,
     metrics: CallMetrics,
 }
 
@@ -115,11 +105,11 @@ impl Link {
             connector: Connector::new(config)?,
             timeout: config.timeout,
             alive: keys.alive(),
-            state: watch::channel(State::Connecting).0,
+            state: watch::channel(ConnectionState::Connecting).0,
             broken: Notify::new(),
-            trouble: Mutex::default(),
+            write_error: Mutex::default(),
             data: Mutex::default(),
-            refilled_at: Mutex::default(),
+            rebuilding_until: Mutex::default(),
             metrics: CallMetrics::default(),
         })
     }
@@ -131,31 +121,31 @@ impl Link {
 
     /// Whether there is a connection now.
     pub fn is_up(&self) -> bool {
-        matches!(*self.state.borrow(), State::Up(..))
+        matches!(*self.state.borrow(), ConnectionState::Up(..))
     }
 
     /// Whether operations can succeed now, writing included.
-    pub fn check(&self) -> Result<(), Fault> {
+    pub fn check(&self) -> Result<(), RedisError> {
         match &*self.state.borrow() {
-            State::Up(..) => lock(&self.trouble).clone().map_or(Ok(()), Err),
-            State::Connecting => Err(Fault(format!("connecting to {}", self.connector.name()))),
-            State::Away(fault) => Err(fault.clone()),
+            ConnectionState::Up(..) => lock(&self.write_error).clone().map_or(Ok(()), Err),
+            ConnectionState::Connecting => Err(RedisError::Connecting { server: self.connector.name().to_owned() }),
+            ConnectionState::Away(error) => Err(error.clone()),
         }
     }
 
     /// How long fresh placements have to wait for what other nodes bring back.
-    pub fn refilling(&self) -> Option<Instant> {
-        lock(&self.refilled_at).filter(|at| Instant::now() < *at)
+    pub fn rebuilding_until(&self) -> Option<Instant> {
+        lock(&self.rebuilding_until).filter(|at| Instant::now() < *at)
     }
 
     /// Runs one command.
-    pub async fn run(&self, command: &Cmd) -> Result<Value, Fault> {
+    pub async fn run(&self, command: &Cmd) -> Result<Value, RedisError> {
         self.operate(&Run(command)).await
     }
 
     /// Runs commands side by side; each has a result of its own. The deadline is that of a part of
     /// them, so that it does not depend on how many there are.
-    pub async fn batch(&self, commands: &[Cmd]) -> Result<Vec<RedisResult<Value>>, Fault> {
+    pub async fn batch(&self, commands: &[Cmd]) -> Result<Vec<RedisResult<Value>>, RedisError> {
         let mut results = Vec::with_capacity(commands.len());
         for commands in commands.chunks(BATCH) {
             results.extend(self.operate(&Batch(commands)).await?);
@@ -167,12 +157,12 @@ impl Link {
     }
 
     /// Runs a script.
-    pub async fn call(&self, call: &Call) -> Result<Value, Fault> {
+    pub async fn call(&self, call: &Call) -> Result<Value, RedisError> {
         self.operate(call).await
     }
 
     /// Runs scripts side by side. Those that fail have no result; the reason is logged by the caller.
-    pub async fn calls(&self, calls: &[Call]) -> Result<Vec<RedisResult<Value>>, Fault> {
+    pub async fn calls(&self, calls: &[Call]) -> Result<Vec<RedisResult<Value>>, RedisError> {
         let commands: Vec<_> = calls.iter().map(|call| call.command(false)).collect();
         let mut results = self.batch(&commands).await?;
         let forgotten: Vec<_> = (0..results.len()).filter(|i| results[*i].as_ref().is_err_and(is_forgotten)).collect();
@@ -186,7 +176,7 @@ impl Link {
     }
 
     /// Runs an operation within the deadline. It may run again, on another connection.
-    pub async fn operate<O: Operation>(&self, operation: &O) -> Result<O::Output, Fault> {
+    pub async fn operate<O: Operation>(&self, operation: &O) -> Result<O::Output, RedisError> {
         let used = AtomicU64::new(0);
         let work = async {
             loop {
@@ -200,7 +190,7 @@ impl Link {
                             self.broken.notify_one();
                         }
                         self.note(&error);
-                        return Err(self.fault(&error));
+                        return Err(self.error(&error));
                     }
                 }
             }
@@ -223,11 +213,11 @@ impl Link {
         })
     }
 
-    async fn connection(&self) -> Result<(Connection, u64), Fault> {
+    async fn connection(&self) -> Result<(Connection, u64), RedisError> {
         let mut state = self.state.subscribe();
-        match state.wait_for(|state| !matches!(state, State::Connecting)).await.as_deref() {
-            Ok(State::Up(connection, number)) => Ok((connection.clone(), *number)),
-            Ok(State::Away(fault)) => Err(fault.clone()),
+        match state.wait_for(|state| !matches!(state, ConnectionState::Connecting)).await.as_deref() {
+            Ok(ConnectionState::Up(connection, number)) => Ok((connection.clone(), *number)),
+            Ok(ConnectionState::Away(error)) => Err(error.clone()),
             _ => Err(self.late()),
         }
     }
@@ -235,9 +225,9 @@ impl Link {
     /// Gives up a connection, if it is still the one in use.
     fn fail(&self, number: u64) {
         let failed = self.state.send_if_modified(|state| {
-            let current = matches!(state, State::Up(_, now) if *now == number);
+            let current = matches!(state, ConnectionState::Up(_, now) if *now == number);
             if current {
-                *state = State::Connecting;
+                *state = ConnectionState::Connecting;
             }
             current
         });
@@ -249,25 +239,25 @@ impl Link {
     /// Keeps the connection up, for ever. `lost` runs when it breaks, `back` when it is there again.
     pub async fn keep_up(&self, lost: impl Fn(), back: impl Fn()) -> ! {
         let (mut number, mut pause) = (0, MIN_PAUSE);
-        let mut told = false;
+        let mut logged = false;
         loop {
             match timeout(self.timeout, self.open()).await.unwrap_or_else(|_| Err(self.late())) {
                 Ok(connection) => {
                     number += 1;
                     pause = MIN_PAUSE;
-                    self.state.send_replace(State::Up(connection.clone(), number));
-                    tracing::info!("connected to {}", self.connector.name());
-                    told = false;
+                    self.state.send_replace(ConnectionState::Up(connection.clone(), number));
+                    tracing::info!(server = self.connector.name(), "connected to redis");
+                    logged = false;
                     back();
                     self.watch(connection, number).await;
                     lost();
                 }
-                Err(fault) => {
-                    if !told {
-                        tracing::error!("{}; known streams go on, new ones are refused", fault.0);
-                        told = true;
+                Err(error) => {
+                    if !logged {
+                        tracing::error!(error = %error, "redis unavailable; known streams go on, new ones are refused");
+                        logged = true;
                     }
-                    self.state.send_replace(State::Away(fault));
+                    self.state.send_replace(ConnectionState::Away(error));
                     sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
                     pause = (pause * 2).min(MAX_PAUSE);
                 }
@@ -276,19 +266,22 @@ impl Link {
     }
 
     /// Connects, and makes sure that it can be written.
-    async fn open(&self) -> Result<Connection, Fault> {
-        let mut connection = self.connector.connect().await.map_err(|e| self.fault(&e))?;
+    async fn open(&self) -> Result<Connection, RedisError> {
+        let mut connection = self.connector.connect().await.map_err(|e| self.error(&e))?;
         if let Err(error) = self.probe(&mut connection).await
             && is_broken(&error)
         {
-            return Err(self.fault(&error));
+            return Err(self.error(&error));
         }
-        let data = connection.run(redis::cmd("GET").arg(&self.alive)).await.map_err(|e| self.fault(&e))?;
+        let data = connection.run(redis::cmd("GET").arg(&self.alive)).await.map_err(|e| self.error(&e))?;
         if let Value::BulkString(data) = data {
             let before = lock(&self.data).replace(data.clone());
             if before.is_some_and(|before| before != data) {
-                *lock(&self.refilled_at) = Some(Instant::now() + REFILL);
-                tracing::warn!("{} has lost its data; nodes bring back what they know", self.connector.name());
+                *lock(&self.rebuilding_until) = Some(Instant::now() + REBUILD);
+                tracing::warn!(
+                    server = self.connector.name(),
+                    "redis has lost its data; nodes write back what they know"
+                );
             }
         }
         Ok(connection)
@@ -315,76 +308,55 @@ impl Link {
         set.arg(&self.alive).arg(format!("{:016x}", rand::random::<u64>())).arg("NX");
         let result = connection.run(&set).await;
         match &result {
-            Ok(_) => *lock(&self.trouble) = None,
+            Ok(_) => *lock(&self.write_error) = None,
             Err(error) => self.note(error),
         }
         result.map(|_| ())
     }
 
-    /// Remembers, and tells once, why Redis refuses to write.
-    fn note(&self, error: &RedisError) {
-        if !matches!(error.code(), Some("OOM" | "MISCONF" | "NOPERM" | "READONLY" | "NOREPLICAS")) {
+    /// Remembers, and logs once, why Redis refuses to write.
+    fn note(&self, error: &redis::RedisError) {
+        let error = self.error(error);
+        if !error.refuses_writes() {
             return;
         }
-        let fault = self.fault(error);
-        let mut trouble = lock(&self.trouble);
-        if trouble.as_ref() != Some(&fault) {
-            tracing::error!("{}", fault.0);
-            *trouble = Some(fault);
+        let mut write_error = lock(&self.write_error);
+        if write_error.as_ref() != Some(&error) {
+            tracing::error!(%error, "redis refuses writes");
+            *write_error = Some(error);
         }
     }
 
     /// Opens a connection for subscriptions, within the deadline.
-    pub async fn subscriber(&self, channel: &str) -> Result<PubSub, Fault> {
+    pub async fn subscriber(&self, channel: &str) -> Result<PubSub, RedisError> {
         let connect = async {
             let mut subscriber = self.connector.subscriber().await?;
             subscriber.subscribe(channel).await?;
             Ok(subscriber)
         };
         let result = timeout(self.timeout, connect).await;
-        result.unwrap_or_else(|_| Err(io_timeout())).map_err(|error: RedisError| self.fault(&error))
+        result.unwrap_or_else(|_| Err(io_timeout())).map_err(|error: redis::RedisError| self.error(&error))
     }
 
-    fn late(&self) -> Fault {
-        Fault(format!(
-            "{} does not answer within {}: look whether it runs and is not overloaded",
-            self.connector.name(),
-            humantime::format_duration(self.timeout),
-        ))
+    fn late(&self) -> RedisError {
+        RedisError::Timeout { server: self.connector.name().to_owned(), limit: self.timeout }
     }
 
-    fn fault(&self, error: &RedisError) -> Fault {
-        if error.is_timeout() {
-            return self.late();
-        }
-        let hint = match error.code() {
-            Some("OOM") => "it is out of memory: raise its maxmemory",
-            Some("MISCONF") => "it cannot save to its disk: look into its log",
-            Some("READONLY") => "it is a replica: name the master, or the Sentinels that know it",
-            Some("NOAUTH" | "WRONGPASS") => "look at PROXY_REDIS_USERNAME and PROXY_REDIS_PASSWORD",
-            Some("NOPERM") => "give its user all commands on the keys and the channel srs-proxy-*",
-            Some("LOADING") => "it loads its data: wait",
-            Some("MOVED") => "it belongs to a Cluster: set PROXY_REDIS_CLUSTER",
-            Some("CLUSTERDOWN" | "MASTERDOWN" | "NOREPLICAS") => "too many of its nodes are down",
-            _ if error.kind() == ErrorKind::AuthenticationFailed => {
-                "look at PROXY_REDIS_USERNAME and PROXY_REDIS_PASSWORD"
-            }
-            _ => "look whether it runs, and at the PROXY_REDIS_ settings",
-        };
-        Fault(format!("{}: {error}: {hint}", self.connector.name()))
+    pub fn error(&self, error: &redis::RedisError) -> RedisError {
+        RedisError::new(self.connector.name(), self.timeout, error)
     }
 }
 
-fn io_timeout() -> RedisError {
+fn io_timeout() -> redis::RedisError {
     std::io::Error::from(std::io::ErrorKind::TimedOut).into()
 }
 
-fn is_forgotten(error: &RedisError) -> bool {
+fn is_forgotten(error: &redis::RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
 /// Whether the connection is of no use any more. That of a master that became a replica is not.
-fn is_broken(error: &RedisError) -> bool {
+fn is_broken(error: &redis::RedisError) -> bool {
     error.is_io_error()
         || error.is_connection_dropped()
         || error.is_timeout()

@@ -13,10 +13,10 @@ use tokio::{
 };
 
 use super::{
-    Shared, State,
+    NodeState, Shared,
+    error::RedisError,
     events::Event,
     json::{Extras, Server, Suspicion, to_json},
-    link::Fault,
     scripts::{self, millis},
 };
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
     origin::{Origin, OriginId},
 };
 
-/// How often origins are read although nobody told of a change. The Go proxy never tells.
+/// How often origins are read without an event. The Go proxy publishes none.
 const PERIOD: Duration = Duration::from_secs(1);
 /// How long an origin that no longer sent heartbeats while Redis was away is given.
 const GRACE: Duration = Duration::from_secs(1);
@@ -49,7 +49,7 @@ impl Member {
 }
 
 /// A server as it was read.
-struct Read {
+struct ReadServer {
     id: OriginId,
     server: Server,
     suspicion: Option<Suspicion>,
@@ -72,17 +72,17 @@ impl Shared {
             }
             let recovering = self.recovering.swap(false, Ordering::AcqRel);
             let done = if recovering { self.recover().await } else { self.read_origins(false).await };
-            if let Err(fault) = done {
-                tracing::debug!("origins are not read: {}", fault.0);
+            if let Err(error) = done {
+                tracing::debug!(%error, "origins not read");
                 self.recovering.fetch_or(recovering, Ordering::AcqRel);
             }
         }
     }
 
-    async fn recover(&self) -> Result<(), Fault> {
+    async fn recover(&self) -> Result<(), RedisError> {
         self.renew_all();
         self.flush_leases().await;
-        self.refill().await?;
+        self.write_back().await?;
         self.read_origins(true).await?;
         self.with(|state, _, _| {
             // It may have been lost again.
@@ -94,7 +94,7 @@ impl Shared {
     }
 
     /// Writes the origins that Redis does not have, and heartbeats that came in the meantime.
-    async fn refill(&self) -> Result<(), Fault> {
+    async fn write_back(&self) -> Result<(), RedisError> {
         let ttl = self.config.origin_ttl;
         let (commands, ids) = self.with(|state, now, _| {
             let (mut commands, mut ids) = (Vec::new(), Vec::new());
@@ -130,7 +130,7 @@ impl Shared {
             return Ok(());
         }
         for answer in self.link.batch(&commands).await? {
-            answer.map_err(|error| Fault(error.to_string()))?;
+            answer.map_err(|error| self.link.error(&error))?;
         }
         self.link.call(&scripts::list(&self.keys, &ids, &[])).await?;
         self.with(|state, _, _| state.members.values_mut().for_each(|member| member.unwritten = false));
@@ -138,7 +138,7 @@ impl Shared {
     }
 
     /// Reads all origins, unless somebody else does so after this call.
-    pub async fn refresh_origins(&self) -> Result<(), Fault> {
+    pub async fn refresh_origins(&self) -> Result<(), RedisError> {
         let asked = Instant::now();
         let reading = self.reading.lock().await;
         if reading.is_some_and(|began| began >= asked) {
@@ -148,29 +148,29 @@ impl Shared {
     }
 
     /// Reads all origins and takes what is new. With `again`, heartbeats that are known count anew.
-    pub async fn read_origins(&self, again: bool) -> Result<(), Fault> {
+    pub async fn read_origins(&self, again: bool) -> Result<(), RedisError> {
         let reading = self.reading.lock().await;
         self.read_locked(reading, again).await
     }
 
-    async fn read_locked(&self, mut reading: MutexGuard<'_, Option<Instant>>, again: bool) -> Result<(), Fault> {
+    async fn read_locked(&self, mut reading: MutexGuard<'_, Option<Instant>>, again: bool) -> Result<(), RedisError> {
         let started = Instant::now();
         *reading = Some(started);
         let list = self.link.run(redis::cmd("GET").arg(self.keys.servers())).await;
         if list == Ok(Value::Nil) && !again {
             // Nobody deletes the list; Redis has lost its data.
-            self.refill().await?;
+            self.write_back().await?;
         }
         let listed = match &list {
             Ok(Value::BulkString(json)) => serde_json::from_slice::<Vec<serde_json::Value>>(json).ok(),
             Ok(_) => Some(Vec::new()),
             // Of another type, which the list's script repairs.
-            Err(fault) if fault.0.contains("WRONGTYPE") => None,
-            Err(fault) => return Err(fault.clone()),
+            Err(error) if error.is_wrong_type() => None,
+            Err(error) => return Err(error.clone()),
         };
         let broken = listed.is_none();
         if broken {
-            self.foreign.warn(&self.keys.servers());
+            self.foreign_data.warn(&self.keys.servers());
         }
         let listed: HashSet<String> =
             listed.unwrap_or_default().into_iter().filter_map(|key| Some(key.as_str()?.to_owned())).collect();
@@ -195,7 +195,7 @@ impl Shared {
     }
 
     /// The servers that are there, and the ids of those that are not.
-    async fn read_servers(&self, ids: &[OriginId]) -> Result<(Vec<Read>, Vec<OriginId>), Fault> {
+    async fn read_servers(&self, ids: &[OriginId]) -> Result<(Vec<ReadServer>, Vec<OriginId>), RedisError> {
         const PARTS: usize = 4;
         let get = |name: &str, key: String| {
             let mut command = redis::cmd(name);
@@ -222,7 +222,7 @@ impl Shared {
                 Ok(Value::BulkString(json)) => {
                     let server = Server::parse(json, bytes(&answers[1]).as_deref());
                     let Some(server) = server.filter(|server| server.origin.id() == *id) else {
-                        self.foreign.warn(&self.keys.server(id));
+                        self.foreign_data.warn(&self.keys.server(id));
                         continue;
                     };
                     let left = match &answers[3] {
@@ -232,12 +232,12 @@ impl Shared {
                     // Without a time to live nobody knows; then it counts as young.
                     let age = left.map_or(Duration::ZERO, |left| self.config.origin_ttl.saturating_sub(left));
                     let suspicion = bytes(&answers[2]).and_then(|json| serde_json::from_slice(&json).ok());
-                    read.push(Read { id: id.clone(), server, suspicion, age });
+                    read.push(ReadServer { id: id.clone(), server, suspicion, age });
                 }
                 Ok(_) => gone.push(id.clone()),
                 Err(error) => {
                     tracing::debug!(origin = %id, %error, "the server is not read");
-                    self.foreign.warn(&self.keys.server(id));
+                    self.foreign_data.warn(&self.keys.server(id));
                 }
             }
         }
@@ -249,8 +249,8 @@ impl Shared {
     #[expect(clippy::too_many_arguments, reason = "all of it was read at one time")]
     fn take(
         &self,
-        state: &mut State,
-        read: Vec<Read>,
+        state: &mut NodeState,
+        read: Vec<ReadServer>,
         local: &[OriginId],
         started: Instant,
         again: bool,
@@ -258,12 +258,13 @@ impl Shared {
         changes: &mut Vec<Change>,
     ) {
         let alive: HashSet<OriginId> = read.iter().map(|read| read.id.clone()).collect();
-        for Read { id, server, suspicion, age } in read {
+        for ReadServer { id, server, suspicion, age } in read {
             if state.members.entry(id.clone()).or_default().is_newer_than(started) {
                 continue;
             }
-            let is_suspect = |state: &State| state.origins.get(&id).is_some_and(|entry| entry.suspect_reason.is_some());
-            let (was_suspect, told) = (is_suspect(state), changes.len());
+            let is_suspect =
+                |state: &NodeState| state.origins.get(&id).is_some_and(|entry| entry.suspect_reason.is_some());
+            let (was_suspect, logged) = (is_suspect(state), changes.len());
             let by_configuration = server.origin.server_id.starts_with(DEFAULT_BACKEND_PREFIX);
             let suspicion = suspicion.filter(|s| by_configuration || s.after == server.updated);
             let member = state.members.entry(id.clone()).or_default();
@@ -276,7 +277,7 @@ impl Shared {
                     state.origins.adopt(server.origin, heartbeat, changes)
                 };
                 if let Err(error) = taken {
-                    self.foreign.say(&format!("an origin in Redis is left out: {error}"));
+                    self.foreign_data.say(&format!("an origin in Redis is left out: {error}"));
                 }
             }
             match suspicion {
@@ -287,7 +288,7 @@ impl Shared {
                 _ => {}
             }
             if was_suspect && is_suspect(state) {
-                // A suspicion that goes on is not told again.
+                // A suspicion that goes on is not logged again.
                 let about = |change: &Change| match change {
                     Change::Suspected { id: whose, .. } | Change::Cleared { id: whose, .. } => *whose == id,
                     _ => false,
@@ -295,7 +296,7 @@ impl Shared {
                 let mut index = 0;
                 changes.retain(|change| {
                     index += 1;
-                    index <= told || !about(change)
+                    index <= logged || !about(change)
                 });
             }
         }
@@ -304,7 +305,7 @@ impl Shared {
                 state.origins.remove(id, now, changes);
             }
         }
-        let State { members, origins, .. } = state;
+        let NodeState { members, origins, .. } = state;
         members.retain(|id, member| alive.contains(id) || member.is_newer_than(started) || origins.get(id).is_some());
         state.synced = true;
     }
@@ -342,12 +343,12 @@ impl Shared {
         match written {
             Ok(()) if news => self.tell(&Event::Origins { node: self.node.clone() }).await,
             Ok(()) => {}
-            Err(fault) => tracing::debug!(origin = %id, "the heartbeat is written later: {}", fault.0),
+            Err(error) => tracing::debug!(origin = %id, %error, "heartbeat not written yet"),
         }
         Ok(())
     }
 
-    async fn write(&self, id: &OriginId, server: &Server, replaced: &[OriginId]) -> Result<(), Fault> {
+    async fn write(&self, id: &OriginId, server: &Server, replaced: &[OriginId]) -> Result<(), RedisError> {
         let ttl = millis(self.config.origin_ttl);
         let set = |key: String, json: String| {
             let mut command = redis::cmd("SET");
@@ -370,7 +371,7 @@ impl Shared {
             commands.extend([self.keys.server(id), self.keys.extras(id), self.keys.suspect(id)].map(del));
         }
         for answer in self.link.batch(&commands).await? {
-            answer.map_err(|error| Fault(error.to_string()))?;
+            answer.map_err(|error| self.link.error(&error))?;
         }
         let gone: Vec<_> = replaced.iter().map(|id| self.keys.server(id).into_bytes()).collect();
         self.link.call(&scripts::list(&self.keys, std::slice::from_ref(id), &gone)).await.map(|_| ())
@@ -392,11 +393,11 @@ impl Shared {
         drop(changing);
         match written {
             Ok(()) => self.tell(&Event::Origins { node: self.node.clone() }).await,
-            Err(fault) => tracing::debug!(origin = %id, "other nodes are not told: {}", fault.0),
+            Err(error) => tracing::debug!(origin = %id, %error, "suspicion not shared"),
         }
     }
 
-    async fn write_suspicion(&self, id: &OriginId, reason: Option<String>) -> Result<(), Fault> {
+    async fn write_suspicion(&self, id: &OriginId, reason: Option<String>) -> Result<(), RedisError> {
         let key = self.keys.suspect(id);
         let Some(reason) = reason else { return self.link.run(redis::cmd("DEL").arg(key)).await.map(|_| ()) };
         // It may have sent a heartbeat to another node that this one has not heard of.
@@ -422,7 +423,7 @@ struct Changing<'a> {
 }
 
 impl<'a> Changing<'a> {
-    fn begin<'i>(shared: &'a Shared, state: &mut State, ids: impl Iterator<Item = &'i OriginId>) -> Self {
+    fn begin<'i>(shared: &'a Shared, state: &mut NodeState, ids: impl Iterator<Item = &'i OriginId>) -> Self {
         let ids: Vec<_> = ids.cloned().collect();
         for id in &ids {
             state.members.entry(id.clone()).or_default().pending += 1;

@@ -54,12 +54,12 @@ pub(super) struct Found {
     pub published: bool,
 }
 
-/// What all scripts on one placement need to know.
-pub(super) struct Context<'a> {
+/// What all scripts on one placement take.
+pub(super) struct PlacementScripts<'a> {
     pub keys: &'a Keys,
     pub node: &'a str,
     /// No new epoch is below.
-    pub floor: u64,
+    pub min_epoch: u64,
 }
 
 const COMMON: &str = r"
@@ -196,7 +196,7 @@ return 1
 });
 
 /// Sets a time to live where a node of the Go proxy set none.
-static FADE: LazyLock<Script> = LazyLock::new(|| {
+static EXPIRE_ABANDONED: LazyLock<Script> = LazyLock::new(|| {
     Script::new(&[r"
 if redis.call('PTTL', KEYS[1]) == -1 and redis.call('GET', KEYS[1]) == ARGV[1] then
   return redis.call('PEXPIRE', KEYS[1], ARGV[2])
@@ -236,10 +236,10 @@ return broken
 "])
 });
 
-impl Context<'_> {
+impl PlacementScripts<'_> {
     fn call(&self, script: &'static Script, stream: &StreamKey, args: Vec<Vec<u8>>) -> Call {
         let keys = vec![self.keys.url(stream), self.keys.placement(stream)];
-        let args = std::iter::once(self.floor.to_string().into_bytes()).chain(args).collect();
+        let args = std::iter::once(self.min_epoch.to_string().into_bytes()).chain(args).collect();
         Call { script, keys, args }
     }
 
@@ -252,7 +252,7 @@ impl Context<'_> {
         self.call(&LOOK, stream, vec![millis(lease)])
     }
 
-    /// Places a stream, if it still is as it was found. Answer: [`verdict`].
+    /// Places a stream, if it still is as it was found. Answer: [`outcome`].
     pub fn assign(&self, stream: &StreamKey, was: Option<&Found>, to: &OriginId, lease: Duration) -> Call {
         let (value, epoch) = was.map_or((Vec::new(), 0), |was| (was.value.clone(), was.epoch));
         let mut args = vec![millis(lease), value, epoch.to_string().into(), self.keys.server(to).into()];
@@ -260,7 +260,7 @@ impl Context<'_> {
         self.call(&ASSIGN, stream, args)
     }
 
-    /// Says that this node uses a placement, which is restored if it was lost. Answer: [`verdict`].
+    /// Says that this node uses a placement, which is restored if it was lost. Answer: [`outcome`].
     pub fn renew(&self, stream: &StreamKey, to: &OriginId, epoch: u64, published: bool, lease: Duration) -> Call {
         let flag = if published { "1" } else { "0" };
         let mut args = vec![millis(lease), flag.into(), epoch.to_string().into(), self.keys.server(to).into()];
@@ -277,8 +277,8 @@ impl Context<'_> {
 }
 
 /// Lets a placement without a time to live expire, if it still is as it was found.
-pub(super) fn fade(keys: &Keys, stream: &StreamKey, value: &[u8], ttl: Duration) -> Call {
-    Call { script: &FADE, keys: vec![keys.url(stream)], args: vec![value.to_vec(), millis(ttl)] }
+pub(super) fn expire_abandoned(keys: &Keys, stream: &StreamKey, value: &[u8], ttl: Duration) -> Call {
+    Call { script: &EXPIRE_ABANDONED, keys: vec![keys.url(stream)], args: vec![value.to_vec(), millis(ttl)] }
 }
 
 /// Adds servers to the list and removes others. Answer: `1` if the list could not be read.
@@ -289,7 +289,7 @@ pub(super) fn list(keys: &Keys, add: &[OriginId], remove: &[Vec<u8>]) -> Call {
     Call { script: &LIST, keys: vec![keys.servers()], args }
 }
 
-/// Reads what [`Context::look`] answers.
+/// Reads what [`PlacementScripts::look`] answers.
 pub(super) fn found(value: &Value) -> Option<Found> {
     let Value::Array(parts) = value else { return None };
     let [Value::BulkString(value), epoch, published] = parts.as_slice() else { return None };
@@ -297,9 +297,9 @@ pub(super) fn found(value: &Value) -> Option<Found> {
     Some(Found { value: value.clone(), epoch: number(epoch)?, published })
 }
 
-/// Reads what [`Context::assign`] and [`Context::renew`] answer: whether it was done, and how the
+/// Reads what [`PlacementScripts::assign`] and [`PlacementScripts::renew`] answer: whether it was done, and how the
 /// placement is now.
-pub(super) fn verdict(value: &Value) -> (bool, Option<Found>) {
+pub(super) fn outcome(value: &Value) -> (bool, Option<Found>) {
     let Value::Array(parts) = value else { return (false, None) };
     match parts.as_slice() {
         [Value::BulkString(done), now] => (done == b"1", found(now)),
@@ -327,10 +327,10 @@ mod tests {
         let text = |text: &str| Value::BulkString(text.into());
         let good = Value::Array(vec![text("k"), text("12"), text("1")]);
         assert_eq!(found(&good), Some(Found { value: b"k".to_vec(), epoch: 12, published: true }));
-        assert_eq!(verdict(&Value::Array(vec![text("1"), good.clone()])), (true, found(&good)));
+        assert_eq!(outcome(&Value::Array(vec![text("1"), good.clone()])), (true, found(&good)));
         for odd in [Value::Nil, Value::Array(vec![]), Value::Array(vec![text("k"), text("x"), text("0")])] {
             assert_eq!(found(&odd), None);
-            assert_eq!(verdict(&odd), (false, None));
+            assert_eq!(outcome(&odd), (false, None));
         }
     }
 

@@ -1,5 +1,5 @@
 //! How Redis learns which placements the sessions of this node use, and how these learn of moves
-//! that nobody told.
+//! that no event announced.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const BATCH: usize = 256;
 /// What is to be said of a placement: whether it is released, and if so, which it was.
 pub(super) type Released = Option<(OriginId, u64)>;
 
-struct Work {
+struct LeaseUpdate {
     stream: StreamKey,
     origin: OriginId,
     epoch: u64,
@@ -42,7 +42,7 @@ impl Shared {
     pub fn renew_all(&self) {
         self.with(|state, _, _| {
             let held: Vec<_> = state.usage.streams().cloned().collect();
-            state.unsaid.extend(held.into_iter().map(|stream| (stream, None)));
+            state.pending_lease_updates.extend(held.into_iter().map(|stream| (stream, None)));
         });
         self.leases_changed.notify_one();
     }
@@ -50,28 +50,28 @@ impl Shared {
     /// Says what has not been said yet.
     pub async fn flush_leases(&self) {
         let work = self.with(|state, _, _| {
-            let unsaid = std::mem::take(&mut state.unsaid);
+            let pending_lease_updates = std::mem::take(&mut state.pending_lease_updates);
             let work = |(stream, released): (StreamKey, Released)| {
                 if let Some(held) = state.usage.get(&stream) {
                     let (origin, epoch) = (held.origin.clone(), held.epoch);
                     let published = state.usage.users(&stream).publishers > 0;
-                    return Some(Work { stream, origin, epoch, published: Some(published) });
+                    return Some(LeaseUpdate { stream, origin, epoch, published: Some(published) });
                 }
-                released.map(|(origin, epoch)| Work { stream, origin, epoch, published: None })
+                released.map(|(origin, epoch)| LeaseUpdate { stream, origin, epoch, published: None })
             };
-            unsaid.into_iter().filter_map(work).collect::<Vec<_>>()
+            pending_lease_updates.into_iter().filter_map(work).collect::<Vec<_>>()
         });
         if !self.link.is_up() {
             // Releases take care of themselves by expiry, holds are renewed when Redis is back.
             return;
         }
         for work in work.chunks(BATCH) {
-            let context = self.context();
-            let call = |work: &Work| {
-                let Work { stream, origin, epoch, published } = work;
+            let scripts = self.scripts();
+            let call = |work: &LeaseUpdate| {
+                let LeaseUpdate { stream, origin, epoch, published } = work;
                 match published {
-                    Some(published) => context.renew(stream, origin, *epoch, *published, self.lease),
-                    None => context.release(stream, origin, *epoch, self.config.placement_hold),
+                    Some(published) => scripts.renew(stream, origin, *epoch, *published, self.lease),
+                    None => scripts.release(stream, origin, *epoch, self.config.placement_hold),
                 }
             };
             let calls: Vec<_> = work.iter().map(call).collect();
@@ -81,26 +81,26 @@ impl Shared {
                         match answer {
                             Ok(answer) if work.published.is_some() => self.renewed(work, &answer).await,
                             Ok(_) => {}
-                            Err(error) => tracing::debug!(stream = %work.stream, %error, "not renewed"),
+                            Err(error) => tracing::debug!(stream = %work.stream, %error, "placement not renewed"),
                         }
                     }
                 }
-                Err(fault) => {
-                    tracing::debug!("not renewed: {}", fault.0);
+                Err(error) => {
+                    tracing::debug!(%error, "placements not renewed");
                     return;
                 }
             }
         }
     }
 
-    async fn renewed(&self, work: &Work, answer: &redis::Value) {
-        let (done, Some(found)) = scripts::verdict(answer) else { return };
+    async fn renewed(&self, work: &LeaseUpdate, answer: &redis::Value) {
+        let (done, Some(found)) = scripts::outcome(answer) else { return };
         if !done && self.keys.server_id(&found.value).is_none() {
             // Somebody wrote what is no server; the stream is where its sessions are.
-            self.foreign.warn(&self.keys.url(&work.stream));
-            let assign = self.context().assign(&work.stream, Some(&found), &work.origin, self.lease);
+            self.foreign_data.warn(&self.keys.url(&work.stream));
+            let assign = self.scripts().assign(&work.stream, Some(&found), &work.origin, self.lease);
             if let Ok(answer) = self.link.call(&assign).await
-                && let (_, Some(found)) = scripts::verdict(&answer)
+                && let (_, Some(found)) = scripts::outcome(&answer)
             {
                 self.saw(&work.stream, &found);
             }
@@ -119,9 +119,9 @@ impl Shared {
                 Intent::Play => before.publishers + before.players == 0,
             };
             let watch = state.usage.acquire(placement, intent);
-            state.known.saw(stream, &placement.origin.id(), placement.epoch, now);
+            state.last_seen.put(stream, &placement.origin.id(), placement.epoch, now);
             if news {
-                state.unsaid.insert(stream.clone(), None);
+                state.pending_lease_updates.insert(stream.clone(), None);
             }
             (watch, news)
         });
@@ -137,12 +137,12 @@ impl Shared {
             let held = state.usage.get(stream).map(|held| (held.origin.clone(), held.epoch));
             let Some(left) = state.usage.release(stream, intent) else { return false };
             if left.publishers + left.players == 0 {
-                state.unsaid.insert(stream.clone(), held);
+                state.pending_lease_updates.insert(stream.clone(), held);
                 return true;
             }
             let news = intent == Intent::Publish && left.publishers == 0;
             if news {
-                state.unsaid.insert(stream.clone(), None);
+                state.pending_lease_updates.insert(stream.clone(), None);
             }
             news
         });

@@ -13,7 +13,7 @@ use crate::{origin::OriginId, stream::StreamKey};
 
 /// At most so many placements, each for a time after it was seen.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct LastSeen {
     capacity: usize,
     keep: Duration,
     streams: HashMap<StreamKey, Seen>,
@@ -27,7 +27,7 @@ struct Seen {
     until: Instant,
 }
 
-impl Known {
+impl LastSeen {
     pub fn new(capacity: usize, keep: Duration) -> Self {
         Self { capacity, keep, streams: HashMap::new(), by_expiry: BTreeSet::new() }
     }
@@ -39,7 +39,7 @@ impl Known {
     }
 
     /// Notes where a stream is. News from the past are ignored.
-    pub fn saw(&mut self, stream: &StreamKey, origin: &OriginId, epoch: u64, now: Instant) {
+    pub fn put(&mut self, stream: &StreamKey, origin: &OriginId, epoch: u64, now: Instant) {
         if self.streams.get(stream).is_some_and(|seen| seen.epoch > epoch) {
             return;
         }
@@ -56,7 +56,7 @@ impl Known {
     /// Notes a move of a stream, if it is known at all.
     pub fn moved(&mut self, stream: &StreamKey, origin: &OriginId, epoch: u64, now: Instant) {
         if self.streams.contains_key(stream) {
-            self.saw(stream, origin, epoch, now);
+            self.put(stream, origin, epoch, now);
         }
     }
 
@@ -83,35 +83,35 @@ mod tests {
 
     #[test]
     fn a_placement_is_known_for_a_time_after_it_was_seen_last() {
-        let mut known = Known::new(10, KEEP);
+        let mut last_seen = LastSeen::new(10, KEEP);
         let start = Instant::now();
-        known.saw(&stream(1), &id(1), 5, start);
-        known.saw(&stream(1), &id(1), 5, start + KEEP / 2);
-        assert_eq!(known.get(&stream(1), start + KEEP), Some((id(1), 5)));
-        assert_eq!(known.get(&stream(1), start + KEEP * 2), None);
+        last_seen.put(&stream(1), &id(1), 5, start);
+        last_seen.put(&stream(1), &id(1), 5, start + KEEP / 2);
+        assert_eq!(last_seen.get(&stream(1), start + KEEP), Some((id(1), 5)));
+        assert_eq!(last_seen.get(&stream(1), start + KEEP * 2), None);
     }
 
     #[test]
     fn a_move_replaces_what_is_known_and_the_past_does_not() {
-        let mut known = Known::new(10, KEEP);
+        let mut last_seen = LastSeen::new(10, KEEP);
         let now = Instant::now();
-        known.moved(&stream(1), &id(2), 6, now);
-        assert_eq!(known.get(&stream(1), now), None, "nobody here has asked for it");
-        known.saw(&stream(1), &id(1), 5, now);
-        known.moved(&stream(1), &id(2), 6, now);
-        known.saw(&stream(1), &id(1), 5, now);
-        assert_eq!(known.get(&stream(1), now), Some((id(2), 6)));
+        last_seen.moved(&stream(1), &id(2), 6, now);
+        assert_eq!(last_seen.get(&stream(1), now), None, "nobody here has asked for it");
+        last_seen.put(&stream(1), &id(1), 5, now);
+        last_seen.moved(&stream(1), &id(2), 6, now);
+        last_seen.put(&stream(1), &id(1), 5, now);
+        assert_eq!(last_seen.get(&stream(1), now), Some((id(2), 6)));
     }
 
     #[test]
     fn the_one_that_was_seen_longest_ago_makes_room() {
-        let mut known = Known::new(100, KEEP);
+        let mut last_seen = LastSeen::new(100, KEEP);
         let start = Instant::now();
         for n in 0..1000 {
-            known.saw(&stream(n), &id(1), 1, start + Duration::from_millis(n as u64));
+            last_seen.put(&stream(n), &id(1), 1, start + Duration::from_millis(n as u64));
         }
-        assert_eq!((known.streams.len(), known.by_expiry.len()), (100, 100));
+        assert_eq!((last_seen.streams.len(), last_seen.by_expiry.len()), (100, 100));
         let now = start + Duration::from_secs(1);
-        assert_eq!((known.get(&stream(899), now), known.get(&stream(900), now)), (None, Some((id(1), 1))));
+        assert_eq!((last_seen.get(&stream(899), now), last_seen.get(&stream(900), now)), (None, Some((id(1), 1))));
     }
 }

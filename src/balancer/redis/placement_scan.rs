@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep};
 use super::{
     Shared,
     connection::{Connection, Scanned},
-    link::{Fault, Operation},
+    error::RedisError,
+    link::Operation,
     scripts::{self, Call},
 };
 use crate::{
@@ -24,58 +25,58 @@ use crate::{
 /// The shortest time between two counts.
 const MIN_PERIOD: Duration = Duration::from_secs(1);
 /// A count is followed by a pause that is so many times as long.
-const REST: u32 = 20;
+const PAUSE_FACTOR: u32 = 20;
 /// How long the further pages of a list come from the same scan.
-const SAME_LIST: Duration = Duration::from_secs(2);
+const LISTING_TTL: Duration = Duration::from_secs(2);
 /// Placements that are read at once.
 const BATCH: usize = 500;
 /// How long a scan may take.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Abandoned placements of the Go proxy that one count lets expire.
-const FADING: usize = 256;
+const MAX_EXPIRED_PER_SCAN: usize = 256;
 
-/// Asks who holds a part of the keys.
-struct Parts;
+/// Finds the servers that each hold a shard of the keys.
+struct Shards;
 
-/// Looks at some more keys.
-struct Step<'a> {
-    part: Option<Route>,
+/// Scans some more keys.
+struct ScanStep<'a> {
+    shard: Option<Route>,
     cursor: Vec<u8>,
     pattern: &'a str,
 }
 
-/// Reads what was found.
-struct Read {
-    part: Option<Route>,
+/// Reads the placements of scanned keys.
+struct ReadShard {
+    shard: Option<Route>,
     commands: Vec<Cmd>,
 }
 
-impl Operation for Parts {
+impl Operation for Shards {
     type Output = Vec<Option<Route>>;
 
     async fn run(&self, mut connection: Connection) -> RedisResult<Self::Output> {
-        connection.parts().await
+        connection.shards().await
     }
 }
 
-impl Operation for Step<'_> {
+impl Operation for ScanStep<'_> {
     type Output = Scanned;
 
     async fn run(&self, mut connection: Connection) -> RedisResult<Self::Output> {
-        connection.scan(self.part, &self.cursor, self.pattern).await
+        connection.scan(self.shard, &self.cursor, self.pattern).await
     }
 }
 
-impl Operation for Read {
+impl Operation for ReadShard {
     type Output = Vec<Value>;
 
     async fn run(&self, mut connection: Connection) -> RedisResult<Self::Output> {
-        connection.read(self.part, &self.commands).await
+        connection.read(self.shard, &self.commands).await
     }
 }
 
 /// A placement as it was read.
-struct Found {
+struct ScannedPlacement {
     origin: OriginId,
     value: Vec<u8>,
     /// 0 if it was not asked for, or if only the Go proxy has touched the placement.
@@ -94,11 +95,11 @@ impl Shared {
         loop {
             let start = Instant::now();
             if self.link.is_up()
-                && let Err(fault) = self.scan(false).await
+                && let Err(error) = self.scan(false).await
             {
-                tracing::debug!("placements are not counted: {}", fault.0);
+                tracing::debug!(%error, "placements not counted");
             }
-            sleep(MIN_PERIOD.max(start.elapsed() * REST)).await;
+            sleep(MIN_PERIOD.max(start.elapsed() * PAUSE_FACTOR)).await;
         }
     }
 
@@ -107,7 +108,9 @@ impl Shared {
         let placements = {
             let mut listing = self.listing.lock().await;
             match &*listing {
-                Some(listing) if page.start > 0 && listing.at.elapsed() < SAME_LIST => Arc::clone(&listing.placements),
+                Some(listing) if page.start > 0 && listing.at.elapsed() < LISTING_TTL => {
+                    Arc::clone(&listing.placements)
+                }
                 _ => {
                     let found = self.scan(true).await?.into_iter();
                     let placements = Arc::new(found.map(|(stream, f)| (stream, f.origin, f.epoch)).collect());
@@ -131,7 +134,7 @@ impl Shared {
     }
 
     /// Reads all placements, and takes what they say of the load of origins.
-    async fn scan(&self, with_epochs: bool) -> Result<BTreeMap<StreamKey, Found>, Fault> {
+    async fn scan(&self, with_epochs: bool) -> Result<BTreeMap<StreamKey, ScannedPlacement>, RedisError> {
         let found = self.find(with_epochs).await?;
         let mut counts: HashMap<OriginId, usize> = HashMap::new();
         for placement in found.values() {
@@ -143,35 +146,32 @@ impl Shared {
                 state.origins.get(id).is_none() && !state.members.contains_key(id)
             });
             let abandoned: Vec<_> =
-                abandoned.take(FADING).map(|(stream, f)| (stream.clone(), f.value.clone())).collect();
+                abandoned.take(MAX_EXPIRED_PER_SCAN).map(|(stream, f)| (stream.clone(), f.value.clone())).collect();
             counts.retain(|id, _| state.origins.get(id).is_some());
             state.loads.counted(counts);
             abandoned
         });
-        self.fade(&abandoned).await?;
+        self.expire_abandoned(&abandoned).await?;
         Ok(found)
     }
 
-    async fn find(&self, with_epochs: bool) -> Result<BTreeMap<StreamKey, Found>, Fault> {
+    async fn find(&self, with_epochs: bool) -> Result<BTreeMap<StreamKey, ScannedPlacement>, RedisError> {
         let deadline = Instant::now() + LIMIT;
         let pattern = self.keys.urls();
         let mut found = BTreeMap::new();
-        for part in self.link.operate(&Parts).await? {
+        for shard in self.link.operate(&Shards).await? {
             let mut cursor = b"0".to_vec();
             loop {
-                let (next, keys) = self.link.operate(&Step { part, cursor, pattern: &pattern }).await?;
+                let (next, keys) = self.link.operate(&ScanStep { shard, cursor, pattern: &pattern }).await?;
                 let streams: Vec<StreamKey> = keys.iter().filter_map(|key| self.keys.stream(key)).collect();
                 for streams in streams.chunks(BATCH) {
-                    self.read(part, streams, with_epochs, &mut found).await?;
+                    self.read(shard, streams, with_epochs, &mut found).await?;
                 }
                 if next == b"0" {
                     break;
                 }
                 if Instant::now() > deadline || found.len() > self.config.max_streams.saturating_mul(2) {
-                    return Err(Fault(format!(
-                        "there are more keys in Redis than can be looked through in {LIMIT:?}: give the proxies a \
-                         database of their own"
-                    )));
+                    return Err(RedisError::ScanLimit { limit: LIMIT });
                 }
                 cursor = next;
             }
@@ -181,11 +181,11 @@ impl Shared {
 
     async fn read(
         &self,
-        part: Option<Route>,
+        shard: Option<Route>,
         streams: &[StreamKey],
         with_epochs: bool,
-        found: &mut BTreeMap<StreamKey, Found>,
-    ) -> Result<(), Fault> {
+        found: &mut BTreeMap<StreamKey, ScannedPlacement>,
+    ) -> Result<(), RedisError> {
         let get = |name: &str, key: String| {
             let mut command = redis::cmd(name);
             command.arg(key);
@@ -199,7 +199,7 @@ impl Shared {
                 commands.push(command);
             }
         }
-        let mut values = self.link.operate(&Read { part, commands }).await?.into_iter();
+        let mut values = self.link.operate(&ReadShard { shard, commands }).await?.into_iter();
         let placed: Vec<_> = values.by_ref().take(streams.len()).collect();
         let epochs = values.map(|value| match value {
             Value::BulkString(digits) => String::from_utf8(digits).ok().and_then(|text| text.parse().ok()).unwrap_or(0),
@@ -210,19 +210,20 @@ impl Shared {
             if let Value::BulkString(value) = value
                 && let Some(origin) = self.keys.server_id(&value)
             {
-                found.insert(stream.clone(), Found { origin, value, epoch });
+                found.insert(stream.clone(), ScannedPlacement { origin, value, epoch });
             }
         }
         Ok(())
     }
 
     /// The Go proxy's placements live for ever, those on servers that are gone included.
-    async fn fade(&self, abandoned: &[(StreamKey, Vec<u8>)]) -> Result<(), Fault> {
+    async fn expire_abandoned(&self, abandoned: &[(StreamKey, Vec<u8>)]) -> Result<(), RedisError> {
         if !self.is_synced() {
             return Ok(());
         }
-        let fade = |(stream, value): &(StreamKey, Vec<u8>)| scripts::fade(&self.keys, stream, value, self.lease);
-        let calls: Vec<Call> = abandoned.iter().map(fade).collect();
+        let expire =
+            |(stream, value): &(StreamKey, Vec<u8>)| scripts::expire_abandoned(&self.keys, stream, value, self.lease);
+        let calls: Vec<Call> = abandoned.iter().map(expire).collect();
         if !calls.is_empty() {
             self.link.calls(&calls).await?;
         }
