@@ -16,14 +16,14 @@ use axum::http::StatusCode;
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
 
 use self::label::{
-    Call, Class, Direction, Dropped, Heartbeat, HttpListener, Limit, Listener, Outcome, Place, Playlist, Seen, Table,
+    Class, Direction, Dropped, Heartbeat, HttpListener, Limit, Listener, Outcome, Place, Playlist, Seen, Table,
     UdpListener, Upstream,
 };
-use crate::{balancer::Intent, error::Kind, session::Delivery};
-
-/// The upper bounds of the buckets of all latencies, in seconds.
-const LATENCIES: [f64; 16] =
-    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+use crate::{
+    balancer::{Intent, LATENCY_BUCKETS},
+    error::Kind,
+    session::Delivery,
+};
 
 /// The counters of one node. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -53,7 +53,7 @@ struct Inner {
 }
 
 fn latency() -> Histogram {
-    Histogram::new(LATENCIES)
+    Histogram::new(LATENCY_BUCKETS)
 }
 
 impl Default for Inner {
@@ -236,28 +236,5 @@ impl Http {
     pub fn piece(&self, delivery: Delivery, from_client: u64, from_origin: u64) {
         self.pieces.at((delivery, (Direction::FromClient,))).inc_by(from_client);
         self.pieces.at((delivery, (Direction::FromOrigin,))).inc_by(from_origin);
-    }
-}
-
-/// What came of the questions that a node asks to agree with others. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct CallMetrics {
-    calls: Arc<Table<(Call,), Counter>>,
-    latency: Histogram,
-}
-
-impl Default for CallMetrics {
-    fn default() -> Self {
-        Self { calls: Arc::default(), latency: latency() }
-    }
-}
-
-impl CallMetrics {
-    /// Counts a question that took `elapsed`.
-    pub fn called(&self, outcome: Call, elapsed: Duration) {
-        self.calls.at((outcome,)).inc();
-        if outcome == Call::Answered {
-            self.latency.observe(elapsed.as_secs_f64());
-        }
     }
 }

@@ -34,10 +34,10 @@ use self::{
     traits::{GossipStore, PeerClient},
 };
 use super::{
-    Balancer, BalancerError, Intent, OriginStatus, Page, PlaceRequest, Placement, PlacementStatus, Reachability,
+    Balancer, BalancerError, CallMetrics, Intent, OriginStatus, Page, PlaceRequest, Placement, PlacementStatus,
+    Reachability,
 };
 use crate::{
-    metrics::CallMetrics,
     origin::{Origin, OriginId},
     stream::StreamKey,
 };

@@ -46,7 +46,8 @@ use self::{
     scripts::{Found, PlacementScripts},
 };
 use super::{
-    Balancer, BalancerError, Intent, OriginStatus, Page, PlaceRequest, Placement, PlacementStatus, Reachability,
+    Balancer, BalancerError, CallMetrics, Intent, OriginStatus, Page, PlaceRequest, Placement, PlacementStatus,
+    Reachability,
     decide::{Current, Verdict, decide},
     registry::{Change, Registry},
     ufrag_index::UfragIndex,
@@ -54,7 +55,6 @@ use super::{
 };
 use crate::{
     config,
-    metrics::CallMetrics,
     origin::{Origin, OriginId},
     stream::StreamKey,
 };

@@ -6,13 +6,13 @@ use async_trait::async_trait;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    CallMetrics, Metrics,
+    Metrics,
     label::{Place, Seen},
 };
 use crate::{
     balancer::{
-        Balancer, BalancerError, ClusterStatus, Intent, OriginStatus, Page, PlaceRequest, Placement, PlacementStatus,
-        Reachability,
+        Balancer, BalancerError, CallMetrics, ClusterStatus, Intent, OriginStatus, Page, PlaceRequest, Placement,
+        PlacementStatus, Reachability,
     },
     origin::{Origin, OriginId},
     stream::StreamKey,

@@ -255,18 +255,6 @@ label! {
 }
 
 label! {
-    /// What came of a question to Redis or to another node.
-    Call as "outcome" {
-        /// It was answered.
-        Answered = "answered",
-        /// It was refused, or the connection failed.
-        Failed = "failed",
-        /// It was not answered in time.
-        Late = "late",
-    }
-}
-
-label! {
     /// A part of a scrape that others have to be asked for.
     Part as "part" {
         /// Whether the balancer can place streams.

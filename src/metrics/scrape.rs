@@ -14,12 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::write::write;
 use super::{
-    CallMetrics, Metrics,
+    Metrics,
     label::{Part, Table},
     process::{self, Process},
 };
 use crate::{
-    balancer::{Balancer, ClusterStatus, OriginStatus, Page},
+    balancer::{Balancer, CallMetrics, ClusterStatus, OriginStatus, Page},
     config::BalancerType,
     session::{Sessions, Totals},
 };

@@ -22,10 +22,7 @@ use super::{
     lock,
     scripts::Call,
 };
-use crate::{
-    config,
-    metrics::{CallMetrics, label},
-};
+use crate::{balancer::CallMetrics, config};
 
 /// Commands that are under way at once for one caller.
 const BATCH: usize = 256;
@@ -197,12 +194,7 @@ impl Link {
         };
         let start = Instant::now();
         let result = timeout_at(start + self.timeout, work).await;
-        let outcome = match &result {
-            Ok(Ok(_)) => label::Call::Answered,
-            Ok(Err(_)) => label::Call::Failed,
-            Err(_) => label::Call::Late,
-        };
-        self.metrics.called(outcome, start.elapsed());
+        self.metrics.observe(&result, start.elapsed());
         result.unwrap_or_else(|_| {
             if self.connector.heals_itself() {
                 self.broken.notify_one();

@@ -10,7 +10,7 @@ use prometheus_client::{
 use super::Found;
 use crate::{
     balancer::{
-        MemberStatus, OriginState, OriginStatus,
+        CallOutcome, MemberStatus, OriginState, OriginStatus,
         mesh::{message::NodeState, status::Traffic},
     },
     metrics::{
@@ -232,13 +232,13 @@ fn placements(found: &Found, out: &mut Families<'_>) -> fmt::Result {
         out.gauge(plain("srs_proxy_placements", "Streams that are placed in the cluster."), placements)?;
     }
     if let Some(calls) = &found.calls {
-        out.table(
+        out.counters(
             plain("srs_proxy_balancer_calls", "Questions to Redis or to other nodes of the mesh."),
-            &calls.calls,
+            CallOutcome::ALL.map(|outcome| (vec![("outcome", outcome.as_str())], calls.count(outcome))),
         )?;
         out.metric(
             seconds("srs_proxy_balancer_call", "Time that Redis or another node took to answer."),
-            &calls.latency,
+            calls.latency(),
         )?;
     }
     Ok(())

@@ -23,13 +23,13 @@ use super::{
     proto::{self, mesh_client::MeshClient},
     wire::MAX_MESSAGE,
 };
-use crate::{
-    balancer::mesh::{
+use crate::balancer::{
+    CallMetrics,
+    mesh::{
         message::{Address, CallError, Request, Response},
         record::Stamp,
         traits::PeerClient,
     },
-    metrics::{CallMetrics, label},
 };
 
 /// The most peers to which connections are kept.
@@ -155,12 +155,7 @@ impl PeerClient for Client {
         let mut tried = None;
         let start = Instant::now();
         let answer = timeout(limit, self.ask(&peer, &call, question, &mut tried)).await;
-        let outcome = match &answer {
-            Ok(Ok(_)) => label::Call::Answered,
-            Ok(Err(_)) => label::Call::Failed,
-            Err(_) => label::Call::Late,
-        };
-        self.metrics.called(outcome, start.elapsed());
+        self.metrics.observe(&answer, start.elapsed());
         if answer.is_ok() {
             peer.missed.store(0, Ordering::Relaxed);
         }
