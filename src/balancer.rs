@@ -1,6 +1,7 @@
 //! Where a stream is placed. One trait, one policy; the implementations differ only in how nodes
 //! come to agree.
 
+mod calls;
 mod decide;
 mod lease;
 pub mod memory;
@@ -16,11 +17,12 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use tokio::{sync::watch, time::Instant};
 
+pub use calls::CallMetrics;
+pub(crate) use calls::{CallOutcome, LATENCY_BUCKETS};
 pub use lease::Lease;
 pub use mesh::status::{ClusterStatus, MemberStatus};
 
 use crate::{
-    metrics::CallMetrics,
     origin::{Origin, OriginId, Protocol},
     stream::StreamKey,
 };
@@ -205,8 +207,7 @@ pub trait Balancer: Send + Sync + 'static {
         None
     }
 
-    /// What came of the questions that this node asked to agree with others, of Redis or of other
-    /// nodes, where it asks any.
+    /// Counts of the calls of this node to Redis or to other nodes, where it makes any.
     fn calls(&self) -> Option<CallMetrics> {
         None
     }

@@ -5,7 +5,7 @@ mod table;
 
 use std::{io, time::Duration};
 
-use crate::{config::ask::Ask, server::system::cluster::ClusterView};
+use crate::{config::status_target::StatusTarget, server::system::cluster::ClusterView};
 
 /// What a node says of the cluster.
 #[derive(Debug)]
@@ -41,21 +41,23 @@ pub enum StatusError {
         /// What it answered instead.
         why: String,
     },
-    /// This process cannot ask.
+    /// The runtime of this process could not be started.
     #[error("cannot ask: {0}")]
     Runtime(#[from] io::Error),
 }
 
 impl Status {
     /// Asks, and waits for the answer.
-    pub fn ask(ask: &Ask) -> Result<Self, StatusError> {
+    pub fn fetch(target: &StatusTarget) -> Result<Self, StatusError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let fetched = runtime.block_on(fetch::fetch(ask));
+        let fetched = runtime.block_on(fetch::fetch(target));
         // A name that does not resolve is not waited for.
         runtime.shutdown_background();
         let body = fetched?;
-        let unusable =
-            |error: &dyn std::fmt::Display| StatusError::Unusable { api: ask.api.to_string(), why: error.to_string() };
+        let unusable = |error: &dyn std::fmt::Display| StatusError::Unusable {
+            api: target.api.to_string(),
+            why: error.to_string(),
+        };
         let body = String::from_utf8(body.into()).map_err(|error| unusable(&error))?;
         let view = serde_json::from_str(&body).map_err(|error| unusable(&error))?;
         Ok(Self { body, view })

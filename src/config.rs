@@ -1,6 +1,5 @@
 //! The configuration, as typed values. Where they come from is the loader.
 
-pub mod ask;
 pub mod cli;
 pub mod dotenv;
 pub mod env_file;
@@ -9,12 +8,19 @@ pub mod load;
 mod mesh;
 mod redis;
 pub mod sources;
+pub mod status_target;
 mod value;
 
-use std::{fmt, net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    num::NonZeroUsize,
+    path::PathBuf,
+    time::Duration,
+};
 
 pub use load::Loaded;
-pub use mesh::{Mesh, Seed};
+pub use mesh::Mesh;
 pub use redis::{Redis, RedisServer, RedisTls};
 
 use crate::{origin::Endpoint, stream::Vhosts};
@@ -58,6 +64,31 @@ pub struct Config {
     pub worker_threads: Option<NonZeroUsize>,
 }
 
+/// The documented defaults of the settings.
+impl Default for Config {
+    fn default() -> Self {
+        load::defaults()
+    }
+}
+
+impl Default for Balancer {
+    fn default() -> Self {
+        Config::default().balancer
+    }
+}
+
+impl Default for Mesh {
+    fn default() -> Self {
+        Config::default().mesh
+    }
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        Config::default().upstream
+    }
+}
+
 /// Where to listen: a port on all addresses, or one address and port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
@@ -65,6 +96,24 @@ pub struct Listen {
     pub host: Option<String>,
     /// The port; 0 lets the system choose.
     pub port: u16,
+}
+
+/// The gossip address of a node, or of many if the host is a name that stands for them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Seed {
+    /// An address or a host name.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl fmt::Display for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.parse::<Ipv6Addr>() {
+            Ok(v6) => write!(f, "[{v6}]:{}", self.port),
+            Err(_) => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
 }
 
 /// Whether origins are told the address of the client (`PROXY_RTMP_REAL_IP`).
@@ -356,7 +405,7 @@ pub enum ConfigError {
         /// The value, quoted and bounded; `***` for a secret.
         value: String,
         /// Where it was set.
-        from: sources::From,
+        from: sources::SettingSource,
         /// What is allowed instead.
         allowed: &'static str,
     },

@@ -12,9 +12,9 @@ use srs_proxy::{
     cluster_status::Status,
     config::{
         Config,
-        ask::Options,
         cli::{self, Request},
         load,
+        status_target::StatusOptions,
     },
     logging, net,
     shutdown::{Outcome, Shutdown, Signals},
@@ -56,14 +56,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn cluster_status(options: Options) -> ExitCode {
-    let ask = match options.resolve() {
-        Ok(ask) => ask,
+fn cluster_status(options: StatusOptions) -> ExitCode {
+    let target = match options.resolve() {
+        Ok(target) => target,
         Err(error) => return refuse(&error),
     };
-    match Status::ask(&ask) {
+    match Status::fetch(&target) {
         Ok(status) => {
-            print(&if ask.json { status.to_json() } else { status.to_table() });
+            print(&if target.json { status.to_json() } else { status.to_table() });
             if status.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {

@@ -9,9 +9,9 @@ use clap::{
 
 use super::{
     Secret,
-    ask::{DEFAULT_TIMEOUT, Options},
     env_file::{render, wrap},
     keys::{self, Spec},
+    status_target::{DEFAULT_TIMEOUT, StatusOptions},
     value,
 };
 
@@ -57,7 +57,7 @@ pub enum Request {
     /// To print a text and end.
     Print(String),
     /// To ask a node what it sees of the cluster.
-    ClusterStatus(Options),
+    ClusterStatus(StatusOptions),
 }
 
 /// Reads the command line, the program's own name first. The error is one line.
@@ -79,9 +79,9 @@ pub fn read(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Resu
     Ok(Request::Run(keys::ALL.iter().filter_map(|key| given(&matches, key)).collect()))
 }
 
-fn options(matches: &ArgMatches) -> Result<Options, String> {
+fn options(matches: &ArgMatches) -> Result<StatusOptions, String> {
     let text = |name| matches.get_one::<String>(name);
-    Ok(Options {
+    Ok(StatusOptions {
         api: text(API).cloned(),
         token: text(TOKEN).map(Secret::new),
         json: matches.get_flag(JSON),
@@ -248,12 +248,12 @@ mod tests {
             Ok(Request::ClusterStatus(options)) => options,
             other => panic!("{other:?}"),
         };
-        let default = Options { api: None, token: None, json: false, timeout: Duration::from_secs(5) };
+        let default = StatusOptions { api: None, token: None, json: false, timeout: Duration::from_secs(5) };
         assert_eq!(options(&[]), default);
         let all = options(&["--api", "http://a:1", "--token=s3cret", "--json", "--timeout", "500ms"]);
         let token = Some(Secret::new("s3cret"));
         let expected =
-            Options { api: Some("http://a:1".into()), token, json: true, timeout: Duration::from_millis(500) };
+            StatusOptions { api: Some("http://a:1".into()), token, json: true, timeout: Duration::from_millis(500) };
         assert_eq!(all, expected);
         assert!(!format!("{all:?}").contains("s3cret"));
     }

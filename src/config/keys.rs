@@ -48,8 +48,8 @@ pub const PREFIX: &str = "PROXY_";
 /// a service named `proxy`.
 const KNOWN_ELSEWHERE: [&str; 2] = ["PROXY_SERVICE_", "PROXY_PORT_"];
 
-/// How alike two names must be, from 0 to 1, for one to be offered in place of the other.
-const ALIKE: f64 = 0.7;
+/// The normalized Damerau-Levenshtein similarity, from 0 to 1, from which a name is suggested.
+const MIN_SIMILARITY: f64 = 0.7;
 
 macro_rules! keys {
     ($($group:literal { $($name:ident: $type:ty = $default:literal, $rule:path, $help:literal;)+ })+) => {
@@ -335,7 +335,7 @@ pub fn unknown(name: &str) -> Option<String> {
         .iter()
         .map(|key| (key.name, strsim::normalized_damerau_levenshtein(suffix(name), suffix(key.name))))
         .max_by(|(_, a), (_, b)| a.total_cmp(b))
-        .filter(|(_, alike)| *alike >= ALIKE);
+        .filter(|(_, similarity)| *similarity >= MIN_SIMILARITY);
     let name: String = name.escape_debug().take(100).collect();
     Some(match nearest {
         Some((nearest, _)) => format!("{name} is no setting and is ignored; did you mean {nearest}?"),

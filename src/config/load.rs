@@ -39,6 +39,15 @@ pub fn load(sources: Sources<'_>) -> Result<Loaded, ConfigError> {
     Ok(Loaded { config, warnings })
 }
 
+/// What loading returns where nothing is set.
+pub(super) fn defaults() -> Config {
+    let unset = BTreeMap::new();
+    match (Sources { flags: &unset, env: &unset, dotenv: &unset }).config() {
+        Ok(config) => config,
+        Err(error) => unreachable!("a documented default is refused: {error}"),
+    }
+}
+
 impl Sources<'_> {
     fn config(&self) -> Result<Config, ConfigError> {
         let rtmp = self.rtmp()?;

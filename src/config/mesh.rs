@@ -1,8 +1,8 @@
 //! The settings of a mesh, and which of them go together.
 
-use std::{fmt, net::Ipv6Addr, time::Duration};
+use std::time::Duration;
 
-use super::{ConfigError, Listen, Secret, keys, sources::Sources};
+use super::{ConfigError, Listen, Secret, Seed, keys, sources::Sources};
 
 /// How nodes find and trust each other where they agree by mesh.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,45 +33,6 @@ pub struct Mesh {
     pub renew_interval: Duration,
     /// How long a starting node looks for others.
     pub join_timeout: Duration,
-}
-
-/// The gossip address of a node, or of many if the host is a name that stands for them.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Seed {
-    /// An address or a host name.
-    pub host: String,
-    /// The port.
-    pub port: u16,
-}
-
-impl fmt::Display for Seed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host.parse::<Ipv6Addr>() {
-            Ok(v6) => write!(f, "[{v6}]:{}", self.port),
-            Err(_) => write!(f, "{}:{}", self.host, self.port),
-        }
-    }
-}
-
-impl Default for Mesh {
-    /// The defaults of the settings, without a seed.
-    fn default() -> Self {
-        Self {
-            node_id: None,
-            cluster_id: "srs-proxy".into(),
-            gossip_listen: Listen { host: None, port: 12026 },
-            grpc_listen: Listen { host: None, port: 12027 },
-            advertise_host: None,
-            seeds: Vec::new(),
-            key: None,
-            key_previous: None,
-            insecure: false,
-            gossip_interval: Duration::from_millis(250),
-            rpc_timeout: Duration::from_millis(300),
-            renew_interval: Duration::from_secs(5),
-            join_timeout: Duration::from_secs(5),
-        }
-    }
 }
 
 impl Mesh {

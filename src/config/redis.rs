@@ -2,12 +2,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use redis::ConnectionAddr;
 
 use super::{
     BalancerType, ConfigError, Secret,
     keys::{self, Key, Spec},
     sources::Sources,
+    value::redis_url,
 };
 
 /// The Redis through which nodes agree.
@@ -56,17 +57,6 @@ pub struct RedisTls {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// What a URL says of a server, or nothing if it is no URL of one.
-pub(super) fn from_url(url: &str) -> Option<ConnectionInfo> {
-    let info = url.into_connection_info().ok()?;
-    let usable = match info.addr() {
-        ConnectionAddr::Tcp(..) => true,
-        ConnectionAddr::TcpTls { insecure, .. } => !insecure,
-        _ => false,
-    };
-    (usable && u32::try_from(info.redis_settings().db()).is_ok()).then_some(info)
-}
-
 /// A setting that was changed, as it may be shown.
 struct Changed {
     spec: &'static Spec,
@@ -98,7 +88,7 @@ impl Sources<'_> {
             self.check_redis()?;
         }
 
-        if let Some(info) = url.as_ref().and_then(|url| from_url(url.expose())) {
+        if let Some(info) = url.as_ref().and_then(|url| redis_url(url.expose())) {
             let settings = info.redis_settings();
             match info.addr() {
                 ConnectionAddr::Tcp(host, port) => redis.server = RedisServer::Single(host.clone(), *port),
@@ -221,10 +211,10 @@ mod tests {
         assert_eq!((redis.username.as_deref(), redis.db), (Some("me"), 3));
         assert_eq!(redis.password.map(|secret| secret.expose().to_owned()).as_deref(), Some("p@ss"));
         assert_eq!(redis.tls, Some(RedisTls::default()));
-        assert_eq!(super::from_url("redis://h").map(|info| info.addr().to_string()).as_deref(), Some("h:6379"));
+        assert_eq!(super::redis_url("redis://h").map(|info| info.addr().to_string()).as_deref(), Some("h:6379"));
         for bad in ["h:6379", "http://h", "redis:///run/redis.sock", "unix:///s", "redis://h/x", "rediss://h/#insecure"]
         {
-            assert!(super::from_url(bad).is_none(), "{bad}");
+            assert!(super::redis_url(bad).is_none(), "{bad}");
         }
     }
 

@@ -65,7 +65,7 @@ pub struct Sources<'a> {
 
 /// Which source a value came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum From {
+pub enum SettingSource {
     /// The command line.
     Flag,
     /// The environment.
@@ -76,7 +76,7 @@ pub enum From {
     Default,
 }
 
-impl fmt::Display for From {
+impl fmt::Display for SettingSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Flag => "flag",
@@ -107,18 +107,19 @@ impl Sources<'_> {
     }
 
     /// The text of a setting and where it comes from; no text if it is not UTF-8.
-    fn text(&self, spec: &Spec) -> (From, Option<String>) {
-        let layers = [(From::Flag, self.flags), (From::Env, self.env), (From::Dotenv, self.dotenv)];
+    fn text(&self, spec: &Spec) -> (SettingSource, Option<String>) {
+        let layers =
+            [(SettingSource::Flag, self.flags), (SettingSource::Env, self.env), (SettingSource::Dotenv, self.dotenv)];
         layers
             .into_iter()
             .find_map(|(from, strings)| match strings.get(spec.name) {
                 // An empty value counts as unset, as in the Go proxy; an empty flag is meant.
-                Ok(text) if text.trim().is_empty() && from != From::Flag => None,
+                Ok(text) if text.trim().is_empty() && from != SettingSource::Flag => None,
                 Ok(text) => Some((from, Some(text))),
                 Err(VarError::NotPresent) => None,
                 Err(VarError::NotUnicode(_)) => Some((from, None)),
             })
-            .unwrap_or_else(|| (From::Default, Some(spec.default.to_owned())))
+            .unwrap_or_else(|| (SettingSource::Default, Some(spec.default.to_owned())))
     }
 }
 

@@ -1,5 +1,5 @@
-//! Settings of the commands that ask a node which runs. They come from the command line, and else
-//! from the settings of the node itself, so that on its machine nothing needs to be said.
+//! Where `cluster-status` sends its request. The command line decides, else the settings of the node
+//! itself, so that the command needs no options on the machine of the node.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, path::Path, time::Duration};
 
@@ -10,12 +10,12 @@ use super::{
     sources::{ProcessEnv, Sources, read_dotenv},
 };
 
-/// How long the node may take for its answer, where nothing else is said.
+/// How long the node may take to answer unless `--timeout` is given.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the command line says.
+/// The options of the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
+pub struct StatusOptions {
     /// The URL of the system API.
     pub api: Option<String>,
     /// The token to show.
@@ -26,11 +26,11 @@ pub struct Options {
     pub timeout: Duration,
 }
 
-/// Whom to ask, and how.
+/// The node to query, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ask {
+pub struct StatusTarget {
     /// The system API of the node.
-    pub api: Api,
+    pub api: ApiAddress,
     /// The token to show, if any.
     pub token: Option<Secret>,
     /// Whether the answer is printed as it came.
@@ -41,38 +41,38 @@ pub struct Ask {
 
 /// A system API. Displays as its URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Api {
+pub struct ApiAddress {
     /// The address or host name, IPv6 without brackets.
     pub host: String,
     /// The port.
     pub port: u16,
 }
 
-impl Options {
-    /// Whom to ask, by these options, the environment of this process and the `.env` file.
-    pub fn resolve(self) -> Result<Ask, ConfigError> {
+impl StatusOptions {
+    /// The node to query, by these options, the environment of this process and the `.env` file.
+    pub fn resolve(self) -> Result<StatusTarget, ConfigError> {
         let dotenv = read_dotenv(Path::new(".env"), &mut Vec::new())?;
         let flags = self.token.iter().map(|token| (keys::PROXY_HTTP_API_AUTH_TOKEN.spec.name, token.expose()));
         let flags: BTreeMap<String, String> = flags.map(|(name, token)| (name.to_owned(), token.to_owned())).collect();
         self.from(Sources { flags: &flags, env: &ProcessEnv, dotenv: &dotenv })
     }
 
-    fn from(self, sources: Sources<'_>) -> Result<Ask, ConfigError> {
+    fn from(self, sources: Sources<'_>) -> Result<StatusTarget, ConfigError> {
         let api = match &self.api {
-            Some(url) => Api::parse(url).ok_or_else(|| {
+            Some(url) => ApiAddress::parse(url).ok_or_else(|| {
                 ConfigError::Together("--api: expected http://HOST or http://HOST:PORT; nothing else is spoken".into())
             })?,
-            None => Api::of(&sources.value(&keys::PROXY_SYSTEM_API)?).ok_or_else(|| {
+            None => ApiAddress::of(&sources.value(&keys::PROXY_SYSTEM_API)?).ok_or_else(|| {
                 let name = keys::PROXY_SYSTEM_API.spec.name;
                 ConfigError::Together(format!("{name} lets the system choose the port: say with --api whom to ask"))
             })?,
         };
         let token = sources.value(&keys::PROXY_HTTP_API_AUTH_TOKEN)?;
-        Ok(Ask { api, token, json: self.json, timeout: self.timeout })
+        Ok(StatusTarget { api, token, json: self.json, timeout: self.timeout })
     }
 }
 
-impl Api {
+impl ApiAddress {
     fn parse(url: &str) -> Option<Self> {
         let uri: Uri = url.trim().parse().ok()?;
         let authority = uri.authority()?;
@@ -105,7 +105,7 @@ impl Api {
     }
 }
 
-impl fmt::Display for Api {
+impl fmt::Display for ApiAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "http://{}", self.authority())
     }
@@ -115,10 +115,10 @@ impl fmt::Display for Api {
 mod tests {
     use super::*;
 
-    fn ask(api: Option<&str>, env: &[(&str, &str)]) -> Result<Ask, ConfigError> {
+    fn target(api: Option<&str>, env: &[(&str, &str)]) -> Result<StatusTarget, ConfigError> {
         let none = BTreeMap::new();
         let env: BTreeMap<_, _> = env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        let options = Options { api: api.map(str::to_owned), token: None, json: false, timeout: DEFAULT_TIMEOUT };
+        let options = StatusOptions { api: api.map(str::to_owned), token: None, json: false, timeout: DEFAULT_TIMEOUT };
         options.from(Sources { flags: &none, env: &env, dotenv: &none })
     }
 
@@ -133,16 +133,17 @@ mod tests {
             ("[fd00::7]:7000", "http://[fd00::7]:7000"),
             ("node-0.local:7000", "http://node-0.local:7000"),
         ] {
-            assert_eq!(ask(None, &[("PROXY_SYSTEM_API", listen)]).unwrap().api.to_string(), api, "{listen}");
+            assert_eq!(target(None, &[("PROXY_SYSTEM_API", listen)]).unwrap().api.to_string(), api, "{listen}");
         }
-        let refused = ask(None, &[("PROXY_SYSTEM_API", "0")]).unwrap_err().to_string();
+        let refused = target(None, &[("PROXY_SYSTEM_API", "0")]).unwrap_err().to_string();
         assert!(refused.contains("--api"), "{refused}");
-        assert!(ask(None, &[("PROXY_SYSTEM_API", "x")]).is_err());
+        assert!(target(None, &[("PROXY_SYSTEM_API", "x")]).is_err());
     }
 
     #[test]
     fn a_url_counts_before_the_settings_whatever_they_are() {
-        let api = |url| ask(Some(url), &[("PROXY_SYSTEM_API", "x")]).map(|ask| (ask.api.host, ask.api.port));
+        let api =
+            |url| target(Some(url), &[("PROXY_SYSTEM_API", "x")]).map(|target| (target.api.host, target.api.port));
         for (url, host, port) in [
             ("http://10.0.0.7:12025", "10.0.0.7", 12025),
             ("http://10.0.0.7:12025/", "10.0.0.7", 12025),
@@ -174,11 +175,11 @@ mod tests {
 
     #[test]
     fn the_token_of_the_settings_is_shown_even_where_this_node_asks_for_none() {
-        let with = ask(None, &[("PROXY_HTTP_API_AUTH_TOKEN", "s3cret")]).unwrap();
+        let with = target(None, &[("PROXY_HTTP_API_AUTH_TOKEN", "s3cret")]).unwrap();
         assert_eq!(with.token, Some(Secret::new("s3cret")));
         assert!(!format!("{with:?}").contains("s3cret"));
-        assert_eq!(ask(None, &[]).unwrap().token, None);
-        let refused = ask(None, &[("PROXY_HTTP_API_AUTH_TOKEN", "s3cr\u{e9}t")]).unwrap_err().to_string();
+        assert_eq!(target(None, &[]).unwrap().token, None);
+        let refused = target(None, &[("PROXY_HTTP_API_AUTH_TOKEN", "s3cr\u{e9}t")]).unwrap_err().to_string();
         assert!(refused.starts_with("PROXY_HTTP_API_AUTH_TOKEN=***"), "{refused}");
     }
 }

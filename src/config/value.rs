@@ -3,9 +3,10 @@
 
 use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
-use super::{AuthType, BalancerType, Listen, LogFormat, Policy, RealIp, Secret, Seed, redis};
+use super::{AuthType, BalancerType, Listen, LogFormat, Policy, RealIp, Secret, Seed};
 use crate::{
     origin::{Endpoint, is_host_name},
     stream::Vhosts,
@@ -159,7 +160,7 @@ pub const KEY_PREFIX: Rule<String> =
     });
 /// A Redis URL, which may hold a password.
 pub const REDIS_URL: Rule<Option<Secret>> = Rule {
-    parse: |text| optional(text, |text| redis::from_url(text).map(|_| Secret::new(text))),
+    parse: |text| optional(text, |text| redis_url(text).map(|_| Secret::new(text))),
     allowed: "redis://[[USER]:PASSWORD@]HOST[:PORT][/DB], or rediss:// for TLS, or empty",
     secret: true,
 };
@@ -184,6 +185,17 @@ pub const LOG_FORMAT: Rule<LogFormat> =
 #[expect(clippy::option_option, reason = "the outer one says whether the text is allowed, the inner one is the value")]
 fn optional<T>(text: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
     if text.is_empty() { Some(None) } else { parse(text).map(Some) }
+}
+
+/// What a URL says of a server, or nothing if it is no URL of one.
+pub(super) fn redis_url(url: &str) -> Option<ConnectionInfo> {
+    let info = url.into_connection_info().ok()?;
+    let usable = match info.addr() {
+        ConnectionAddr::Tcp(..) => true,
+        ConnectionAddr::TcpTls { insecure, .. } => !insecure,
+        _ => false,
+    };
+    (usable && u32::try_from(info.redis_settings().db()).is_ok()).then_some(info)
 }
 
 fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Option<T> {

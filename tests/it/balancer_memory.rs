@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use srs_proxy::{
     balancer::{Balancer, BalancerError, Intent, Lease, Page, PlaceRequest, Placement, memory::MemoryBalancer},
-    config::{self, BalancerType, Policy},
+    config::{self, Policy},
     metrics::{Metrics, balancer::Measured},
     origin::{Endpoint, Origin, Protocol},
     stream::StreamKey,
@@ -19,15 +19,7 @@ const ALL: Page = Page { start: 0, count: usize::MAX };
 struct OneNode(Arc<MemoryBalancer>);
 
 fn config() -> config::Balancer {
-    config::Balancer {
-        kind: BalancerType::Memory,
-        policy: Policy::PowerOfTwo,
-        origin_ttl: Duration::from_mins(5),
-        placement_hold: Duration::from_mins(1),
-        connecting: Duration::from_secs(30),
-        max_origins: 100,
-        max_streams: 100_000,
-    }
+    config::Balancer { max_origins: 100, ..config::Balancer::default() }
 }
 
 #[async_trait]

@@ -16,7 +16,7 @@ use axum::{
 use serde_json::{Value, json};
 use srs_proxy::{
     balancer::{Balancer, Reachability, memory::MemoryBalancer},
-    config::{self, BalancerType, Policy, Secret},
+    config::{self, Secret},
     origin::{self, OriginId},
     relay::{self, dial::Dialer},
     server::{
@@ -223,13 +223,9 @@ impl Api {
 
     pub async fn with(origins: &[&Origin], token: Option<&str>, timeout: Duration) -> Self {
         let balancer: Arc<dyn Balancer> = Arc::new(MemoryBalancer::new(&config::Balancer {
-            kind: BalancerType::Memory,
-            policy: Policy::PowerOfTwo,
-            origin_ttl: Duration::from_mins(5),
-            placement_hold: Duration::from_mins(1),
-            connecting: Duration::from_secs(30),
             max_origins: 100,
             max_streams: 100,
+            ..config::Balancer::default()
         }));
         for origin in origins {
             let (server, address) = (origin.id.strip_suffix("-run-1").unwrap(), origin.address);

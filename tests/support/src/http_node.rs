@@ -9,7 +9,7 @@ use std::{
 
 use srs_proxy::{
     balancer::{Balancer, Intent, PlaceRequest, Placement, memory::MemoryBalancer},
-    config::{self, BalancerType, Listen, Policy},
+    config::{self, Listen},
     metrics::{Metrics, label::Listener},
     origin::{Origin as Registered, Protocol},
     relay::{
@@ -89,13 +89,9 @@ impl Node {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let balancer = Arc::new(MemoryBalancer::new(&config::Balancer {
-            kind: BalancerType::Memory,
-            policy: Policy::PowerOfTwo,
-            origin_ttl: Duration::from_mins(5),
-            placement_hold: Duration::from_mins(1),
-            connecting: Duration::from_secs(30),
             max_origins: 10,
             max_streams: 1000,
+            ..config::Balancer::default()
         }));
         let (draining, closing) = (CancellationToken::new(), CancellationToken::new());
         let sessions = Sessions::default();

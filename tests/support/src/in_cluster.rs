@@ -16,7 +16,7 @@ use srs_proxy::{
         memory::MemoryBalancer,
         mesh::{message::NodeState, node::Counters},
     },
-    config::{self, BalancerType, Policy},
+    config,
     origin::{Origin, OriginId},
     stream::StreamKey,
 };
@@ -40,13 +40,9 @@ pub struct InCluster {
 impl InCluster {
     pub fn new() -> Arc<Self> {
         let inner = MemoryBalancer::new(&config::Balancer {
-            kind: BalancerType::Memory,
-            policy: Policy::PowerOfTwo,
-            origin_ttl: Duration::from_mins(5),
-            placement_hold: Duration::from_mins(1),
-            connecting: Duration::from_secs(30),
             max_origins: 1000,
             max_streams: 1000,
+            ..config::Balancer::default()
         });
         Arc::new(Self {
             inner,

@@ -16,7 +16,7 @@ use srs_proxy::{
         handshake,
         message::{Header, kind},
     },
-    config::{self, BalancerType, Listen, Policy, RealIp},
+    config::{self, BalancerType, Listen, RealIp},
     metrics::{Metrics, balancer::Measured, scrape::Sources},
     origin::{Endpoint, Origin},
     relay::{buffer::Pool, workers::Workers},
@@ -79,13 +79,9 @@ impl Node {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let balancer = Arc::new(MemoryBalancer::new(&config::Balancer {
-            kind: BalancerType::Memory,
-            policy: Policy::PowerOfTwo,
-            origin_ttl: Duration::from_mins(5),
-            placement_hold: Duration::from_mins(1),
-            connecting: Duration::from_secs(30),
             max_origins: 10,
             max_streams: 1000,
+            ..config::Balancer::default()
         }));
         let (sessions, closing, stop) = (Sessions::default(), CancellationToken::new(), CancellationToken::new());
         let metrics = Metrics::default();

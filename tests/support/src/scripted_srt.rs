@@ -15,7 +15,7 @@ use srs_proxy::{
         extension::write_stream_id,
         handshake::{CONFIG, DATAGRAM, Handshake, MAGIC, OLD_VERSION, Reason, Stage, VERSION, peer_ip},
     },
-    config::{self, BalancerType, Listen, Policy, keys},
+    config::{self, BalancerType, Listen, keys},
     metrics::{Metrics, balancer::Measured, scrape::Sources},
     net::listen_udp_group,
     origin::{Endpoint, Origin as Registered},
@@ -95,13 +95,9 @@ impl Node {
         let address = sockets[0].local_addr().unwrap();
         let sockets = sockets.into_iter().map(|socket| Arc::new(Socket::new(socket).unwrap())).collect();
         let balancer = Arc::new(MemoryBalancer::new(&config::Balancer {
-            kind: BalancerType::Memory,
-            policy: Policy::PowerOfTwo,
-            origin_ttl: Duration::from_mins(5),
-            placement_hold: Duration::from_mins(1),
-            connecting: Duration::from_secs(30),
             max_origins: 10,
             max_streams: 3000,
+            ..config::Balancer::default()
         }));
         let (sessions, metrics) = (Sessions::default(), Metrics::default());
         let (draining, closing, tracker) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use serde_json::Value;
 use srs_proxy::{
     balancer::{Balancer, memory::MemoryBalancer},
-    config::{self, BalancerType, Policy, Secret},
+    config::{self, BalancerType, Secret},
     metrics::{Metrics, label::Listener, scrape::Sources},
     server::{
         exporter::Exporter,
@@ -40,15 +40,7 @@ impl Drop for Server {
 }
 
 pub fn memory(max_origins: usize) -> Arc<dyn Balancer> {
-    Arc::new(MemoryBalancer::new(&config::Balancer {
-        kind: BalancerType::Memory,
-        policy: Policy::PowerOfTwo,
-        origin_ttl: Duration::from_mins(5),
-        placement_hold: Duration::from_mins(1),
-        connecting: Duration::from_secs(30),
-        max_origins,
-        max_streams: 10_000,
-    }))
+    Arc::new(MemoryBalancer::new(&config::Balancer { max_origins, max_streams: 10_000, ..config::Balancer::default() }))
 }
 
 pub fn settings(timeout: Duration) -> config::System {
