@@ -161,8 +161,8 @@ fn is_ready(node: &Proxy) -> bool {
 fn sees(node: &Proxy, count: usize) -> bool {
     let cluster = node.get("/api/v1/proxy/cluster");
     let members = cluster["members"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let serving = members.iter().filter(|m| m["live"] == true && m["state"] == "serving" && m["agrees"] == true);
-    cluster["settled"] == true && serving.count() == count
+    let serving = members.iter().filter(|m| m["live"] == true && m["state"] == "serving" && m["same_view"] == true);
+    cluster["stable"] == true && serving.count() == count
 }
 
 /// A port that neither TCP nor UDP uses.
