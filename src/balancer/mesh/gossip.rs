@@ -74,14 +74,14 @@ use crate::{
 const SOCKET_BUFFER: usize = 4 << 20;
 /// For how long a dead node's posts are kept, in case it comes back. For half of it they are told to
 /// others. Every run of a node counts as one here, so a node that keeps crashing fills the digests.
-const DEAD_NODE: Duration = Duration::from_mins(5);
+const DEAD_NODE_GRACE: Duration = Duration::from_mins(5);
 /// For how long it is remembered that a post was taken back. A node that was out of touch for longer
 /// is sent everything anew.
-const TAKEN_BACK: Duration = Duration::from_mins(2);
+const TOMBSTONE_GRACE: Duration = Duration::from_mins(2);
 /// Stands for the key of a cluster that has none. No setting can be as short.
 const NO_KEY: &[u8] = b"no key";
 /// How long the gossip thread may take to end.
-const END: Duration = Duration::from_secs(3);
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why there is no gossip.
 #[derive(Debug, thiserror::Error)]
@@ -275,8 +275,8 @@ impl Leaver {
     /// Brings the last posts to all who are alive, within a second, and ends.
     pub async fn leave(self) {
         let (done, ended) = oneshot::channel();
-        if self.commands.send(Command::Leave(done)).await.is_ok() && timeout(END, ended).await.is_err() {
-            error!("gossip did not end within {END:?}");
+        if self.commands.send(Command::Leave(done)).await.is_ok() && timeout(LEAVE_TIMEOUT, ended).await.is_err() {
+            error!("gossip did not end within {LEAVE_TIMEOUT:?}");
         }
     }
 }
@@ -290,7 +290,7 @@ fn chitchat_config(id: &ChitchatId, settings: &config::Mesh) -> ChitchatConfig {
         // They are called by the worker, which looks them up more often.
         seed_nodes: Vec::new(),
         failure_detector_config: failure_detector(settings.gossip_interval),
-        marked_for_deletion_grace_period: TAKEN_BACK,
+        marked_for_deletion_grace_period: TOMBSTONE_GRACE,
         catchup_callback: None,
         // Nobody watches the live nodes through chitchat, which would copy all their posts for it.
         extra_liveness_predicate: Some(Box::new(|_| false)),
@@ -311,7 +311,7 @@ fn failure_detector(interval: Duration) -> FailureDetectorConfig {
         sampling_window_size: 1,
         max_interval: 4 * interval,
         initial_interval: 3 * interval / 2,
-        dead_node_grace_period: DEAD_NODE,
+        dead_node_grace_period: DEAD_NODE_GRACE,
     }
 }
 

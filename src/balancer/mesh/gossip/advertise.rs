@@ -17,11 +17,11 @@ use crate::config::Seed;
 
 /// How long to try to look up the configured name, which a cluster may publish a moment after the
 /// start, and again the seeds.
-const PATIENCE: Duration = Duration::from_secs(5);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait between two tries.
-const PAUSE: Duration = Duration::from_millis(250);
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// Addresses that nobody has (RFC 5737, RFC 3849), but to which every default route leads.
-const ELSEWHERE: [IpAddr; 2] =
+const UNUSED_ADDRESSES: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
 
 /// Under which address and name other nodes reach this one.
@@ -71,7 +71,7 @@ async fn choose(configured: Option<&str>, listening: SocketAddr, own: &[Seed]) -
     {
         return (Advertised::new(ip, None), "the address from which the first seed is reached");
     }
-    for elsewhere in ELSEWHERE {
+    for elsewhere in UNUSED_ADDRESSES {
         if let Ok(ip) = source(SocketAddr::new(elsewhere, 9)).await {
             return (Advertised::new(ip, None), "the primary address");
         }
@@ -85,7 +85,7 @@ async fn first_address(seeds: &[Seed], listening: SocketAddr) -> Option<SocketAd
     if seeds.is_empty() {
         return None;
     }
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + LOOKUP_TIMEOUT;
     loop {
         for seed in seeds {
             let Ok(Ok(mut found)) = timeout_at(deadline, seeds::lookup(seed)).await else { continue };
@@ -94,10 +94,10 @@ async fn first_address(seeds: &[Seed], listening: SocketAddr) -> Option<SocketAd
                 return Some(first);
             }
         }
-        if Instant::now() + PAUSE >= deadline {
+        if Instant::now() + RETRY_INTERVAL >= deadline {
             return None;
         }
-        sleep(PAUSE).await;
+        sleep(RETRY_INTERVAL).await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! What became of packets, counted, and told at a limited rate.
+//! Counters of gossip; drops are also logged, at a limited rate.
 
 use std::{
     net::SocketAddr,
@@ -11,10 +11,10 @@ use std::{
 
 use tracing::{debug, warn};
 
-/// How often one reason is told.
-const PERIOD: Duration = Duration::from_secs(10);
+/// How often one reason is logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Why something was not taken.
+/// Why a connection or a message was refused or dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// A connection with a node of another cluster.
@@ -67,7 +67,7 @@ impl Reason {
         }
     }
 
-    const fn told(self) -> &'static str {
+    const fn event(self) -> &'static str {
         match self {
             Self::ForeignCluster => "gossip with another cluster refused: PROXY_MESH_CLUSTER_ID differs",
             Self::Untrusted => "gossip with an untrusted peer refused: PROXY_MESH_KEY differs, or it is no node",
@@ -90,22 +90,22 @@ pub struct Counters {
     sent_bytes: AtomicU64,
     received_bytes: AtomicU64,
     dropped: [AtomicU64; Reason::ALL.len()],
-    told: Mutex<[Option<Told>; Reason::ALL.len()]>,
+    logged: Mutex<[Option<LastLogged>; Reason::ALL.len()]>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Told {
+struct LastLogged {
     at: Instant,
     count: u64,
 }
 
 impl Counters {
-    /// Packets sent.
+    /// UDP packets sent.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Packets received, those that were dropped included.
+    /// UDP packets received.
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
@@ -135,29 +135,29 @@ impl Counters {
         self.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Counts what was dropped, and tells it unless the same was told a short time ago.
+    /// Counts what was dropped, and logs it unless the same reason was logged within [`LOG_INTERVAL`].
     pub(super) fn count_dropped(&self, reason: Reason, count: u64, peer: Option<SocketAddr>, detail: &str) {
         let total = self.dropped[reason as usize].fetch_add(count, Ordering::Relaxed) + count;
         let Some(count) = self.admit(reason, total, Instant::now()) else { return };
         let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
-        let told = reason.told();
+        let event = reason.event();
         // A seed list may name this node, and nodes come and go.
         if matches!(reason, Reason::Own | Reason::Timeout | Reason::Unsent) {
-            debug!(peer, count, detail, "{told}");
+            debug!(peer, count, detail, "{event}");
         } else {
-            warn!(peer, count, detail, "{told}");
+            warn!(peer, count, detail, "{event}");
         }
     }
 
-    /// How many were dropped since it was told last, if it may be told.
+    /// Returns how many were dropped since the reason was last logged, if it may be logged now.
     fn admit(&self, reason: Reason, total: u64, now: Instant) -> Option<u64> {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = &mut told[reason as usize];
-        if last.is_some_and(|last| now.saturating_duration_since(last.at) < PERIOD) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = &mut logged[reason as usize];
+        if last.is_some_and(|last| now.saturating_duration_since(last.at) < LOG_INTERVAL) {
             return None;
         }
         let before = last.map_or(0, |last| last.count);
-        *last = Some(Told { at: now, count: total });
+        *last = Some(LastLogged { at: now, count: total });
         Some(total.saturating_sub(before))
     }
 }
@@ -167,13 +167,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_reason_is_told_once_in_a_while_with_the_count_since_then() {
+    fn each_reason_is_logged_once_in_a_while_with_the_count_since_then() {
         let counters = Counters::default();
         let now = Instant::now();
         assert_eq!(counters.admit(Reason::Untrusted, 1, now), Some(1));
         assert_eq!(counters.admit(Reason::Untrusted, 2, now), None);
         assert_eq!(counters.admit(Reason::Own, 7, now), Some(7));
-        assert_eq!(counters.admit(Reason::Untrusted, 9, now + PERIOD), Some(8));
+        assert_eq!(counters.admit(Reason::Untrusted, 9, now + LOG_INTERVAL), Some(8));
     }
 
     #[test]

@@ -15,10 +15,10 @@ use super::{events::EventSender, value};
 use crate::balancer::mesh::{message::Incarnation, record::NodeId};
 
 /// How often the posts of a node are gone through after some may have vanished.
-const COMPARE: Duration = Duration::from_secs(5);
+const COMPARE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a post must be absent before it counts as gone. A node that was out of touch for long is
 /// sent everything anew, and meanwhile lacks some.
-const ABSENT: Duration = Duration::from_secs(5);
+const ABSENT_FOR: Duration = Duration::from_secs(5);
 
 /// What was told of the other nodes.
 pub struct Replica {
@@ -147,7 +147,7 @@ impl Node {
         let due = collected != self.collected || !self.absent.is_empty();
         // Below this version what was sent anew is not complete.
         let complete = state.max_version() >= collected;
-        if !due || !complete || now.saturating_duration_since(self.compared) < COMPARE {
+        if !due || !complete || now.saturating_duration_since(self.compared) < COMPARE_INTERVAL {
             return;
         }
         self.compared = now;
@@ -157,7 +157,7 @@ impl Node {
         for key in self.posts.keys().filter(|key| !is_there(key)) {
             self.absent.entry(key.clone()).or_insert(now);
         }
-        let over = self.absent.iter().filter(|(_, since)| now.saturating_duration_since(**since) >= ABSENT);
+        let over = self.absent.iter().filter(|(_, since)| now.saturating_duration_since(**since) >= ABSENT_FOR);
         let over: Vec<String> = over.map(|(key, _)| key.clone()).collect();
         over.iter().for_each(|key| self.gone(key, sender));
     }

@@ -17,13 +17,13 @@ use tracing::{info, warn};
 use crate::config::Seed;
 
 /// How long a name may take to be looked up.
-const LOOKUP: Duration = Duration::from_secs(5);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often names are looked up while no other node is seen.
-pub const WHILE_ALONE: Duration = Duration::from_secs(2);
+pub const LOOKUP_INTERVAL_ALONE: Duration = Duration::from_secs(2);
 /// How often they are looked up otherwise.
-pub const OTHERWISE: Duration = Duration::from_secs(60);
-/// How often a failure is told.
-const TELL: Duration = Duration::from_secs(10);
+pub const LOOKUP_INTERVAL: Duration = Duration::from_secs(60);
+/// How often a failure is logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// The most addresses that seeds may stand for.
 const MAX_ADDRESSES: usize = 256;
 
@@ -46,14 +46,14 @@ impl Addresses {
 #[derive(Debug)]
 pub struct Resolver {
     seeds: Vec<Seed>,
-    told: Option<Instant>,
+    last_logged: Option<Instant>,
     failing: bool,
 }
 
 impl Resolver {
     /// Looks up these.
     pub fn new(seeds: Vec<Seed>) -> Self {
-        Self { seeds, told: None, failing: false }
+        Self { seeds, last_logged: None, failing: false }
     }
 
     /// Looks up all seeds once. Those of a seed that fails stay as they were, unless others are found.
@@ -73,27 +73,27 @@ impl Resolver {
             found.extend(addresses.get().into_iter().take(MAX_ADDRESSES - found.len()));
         }
         addresses.set(found);
-        self.tell(&failed);
+        self.log_failures(&failed);
     }
 
-    fn tell(&mut self, failed: &[String]) {
+    fn log_failures(&mut self, failed: &[String]) {
         let now = Instant::now();
         if failed.is_empty() {
             if std::mem::take(&mut self.failing) {
-                info!("all seeds of the mesh can be looked up again");
+                info!("mesh seeds resolved again");
             }
-        } else if self.told.is_none_or(|told| now.saturating_duration_since(told) >= TELL) {
-            self.told = Some(now);
+        } else if self.last_logged.is_none_or(|logged| now.saturating_duration_since(logged) >= LOG_INTERVAL) {
+            self.last_logged = Some(now);
             self.failing = true;
-            warn!(seeds = failed.join(", "), "seeds of the mesh cannot be looked up; trying again");
+            warn!(seeds = failed.join(", "), "mesh seeds not resolved");
         }
     }
 }
 
 /// The addresses that a seed stands for.
 pub async fn lookup(seed: &Seed) -> Result<Vec<SocketAddr>, String> {
-    match timeout(LOOKUP, lookup_host((seed.host.as_str(), seed.port))).await {
-        Err(_) => Err(format!("not within {LOOKUP:?}")),
+    match timeout(LOOKUP_TIMEOUT, lookup_host((seed.host.as_str(), seed.port))).await {
+        Err(_) => Err(format!("not within {LOOKUP_TIMEOUT:?}")),
         Ok(Err(error)) => Err(error.to_string()),
         Ok(Ok(addresses)) => Ok(addresses.collect()),
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 /// which chitchat tells nobody, it comes in its place among the other posts of its node.
 const MARK: char = '=';
 /// A post that was taken back.
-pub const TAKEN_BACK: &str = "";
+pub const DELETED: &str = "";
 
 /// A value as chitchat holds it.
 pub fn encode(value: &[u8]) -> String {
@@ -28,8 +28,8 @@ mod tests {
         let all: Vec<u8> = (0..=255).collect();
         assert_eq!(decode(&encode(&all)).as_deref(), Some(&all[..]));
         assert_eq!(decode(&encode(&[])).as_deref(), Some(&[][..]));
-        assert_ne!(encode(&[]), TAKEN_BACK);
-        for text in [TAKEN_BACK, "x", "=\u{100}"] {
+        assert_ne!(encode(&[]), DELETED);
+        for text in [DELETED, "x", "=\u{100}"] {
             assert_eq!(decode(text), None, "{text:?}");
         }
     }

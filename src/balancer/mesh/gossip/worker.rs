@@ -1,5 +1,5 @@
-//! What runs on the gossip thread: posts go in, news come out, seeds are called, peers that lag are
-//! told more.
+//! What runs on the gossip thread: it flushes writes, raises events, gossips with seeds, and catches up
+//! peers that lag behind.
 
 use std::{
     collections::HashMap,
@@ -25,21 +25,21 @@ use super::{
 };
 
 /// How long after one push the next may come.
-const PUSH_PERIOD: Duration = Duration::from_millis(15);
+const PUSH_INTERVAL: Duration = Duration::from_millis(15);
 /// How often peers are looked at that lag far behind.
-const CATCH_UP: Duration = Duration::from_millis(20);
+const CATCH_UP_INTERVAL: Duration = Duration::from_millis(20);
 /// What counts as far: more than one exchange may carry.
-const FAR: u64 = 500;
+const FAR_BEHIND: u64 = 500;
 /// Posts that are taken at once, between which packets are read.
-const BATCH: usize = 1000;
+const FLUSH_BATCH: usize = 1000;
 /// How long the last posts may take to reach the others.
-const LEAVE: Duration = Duration::from_secs(1);
-/// How often another run under this node's name is told.
-const TELL: Duration = Duration::from_secs(10);
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often another run under this node's name is logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Of how many intervals one calls a seed that is not seen, while others are seen.
 const SEED_ROUNDS: u32 = 4;
 
-/// What the gossip thread is told. That nobody can tell it anything any more ends it at once.
+/// A command to the gossip thread, which ends at once when nobody can send one any more.
 pub(super) enum Command {
     /// To bring the last posts to the others and end.
     Leave(oneshot::Sender<()>),
@@ -69,14 +69,14 @@ struct Running {
     addresses: Addresses,
     live: Vec<SocketAddr>,
     rounds: u32,
-    told: Option<Instant>,
+    duplicate_logged: Option<Instant>,
     interval: Duration,
     /// How often a peer had spoken when it was called to catch up, and when that was.
     called: HashMap<SocketAddr, (u64, Instant)>,
 }
 
 impl Worker {
-    /// Runs until told to end, or until chitchat ends by a fault.
+    /// Runs until a command ends it, or until chitchat ends by a fault.
     pub async fn run(self) {
         let Self { id, handle, chitchat, replica, pending, known, transport, interval, resolver, mut commands } = self;
         let addresses = Addresses::default();
@@ -87,7 +87,7 @@ impl Worker {
         tokio::pin!(faulty);
         let mut compare = time::interval(interval);
         compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut catch_up = time::interval(CATCH_UP);
+        let mut catch_up = time::interval(CATCH_UP_INTERVAL);
         catch_up.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next_push = Instant::now();
         let mut push_due = false;
@@ -102,7 +102,7 @@ impl Worker {
             addresses,
             live: Vec::new(),
             rounds: 0,
-            told: None,
+            duplicate_logged: None,
             interval,
             called: HashMap::new(),
         };
@@ -120,7 +120,7 @@ impl Worker {
                 () = time::sleep_until(next_push), if push_due => {
                     push_due = false;
                     running.push();
-                    next_push = Instant::now() + PUSH_PERIOD;
+                    next_push = Instant::now() + PUSH_INTERVAL;
                 }
                 () = found.notified() => running.call_seeds(),
                 _ = catch_up.tick() => running.catch_up().await,
@@ -137,8 +137,8 @@ impl Worker {
         };
         looking.abort();
         if let Some(Command::Leave(done)) = leaving {
-            let _ = time::timeout(LEAVE, running.tell_all()).await;
-            let _ = time::timeout(LEAVE, running.handle.shutdown()).await;
+            let _ = time::timeout(LEAVE_TIMEOUT, running.flush_to_peers()).await;
+            let _ = time::timeout(LEAVE_TIMEOUT, running.handle.shutdown()).await;
             transport.close().await;
             let _ = done.send(());
         }
@@ -150,7 +150,7 @@ async fn look_up(mut resolver: Resolver, addresses: Addresses, found: Arc<Notify
     loop {
         resolver.resolve(&addresses).await;
         found.notify_one();
-        let pause = if *alone.borrow_and_update() { seeds::WHILE_ALONE } else { seeds::OTHERWISE };
+        let pause = if *alone.borrow_and_update() { seeds::LOOKUP_INTERVAL_ALONE } else { seeds::LOOKUP_INTERVAL };
         tokio::select! {
             () = time::sleep(pause) => {}
             changed = alone.changed() => {
@@ -158,7 +158,7 @@ async fn look_up(mut resolver: Resolver, addresses: Addresses, found: Arc<Notify
                     return;
                 }
                 // Not at once: who lost sight of all others for a moment need not ask for them again.
-                time::sleep(seeds::WHILE_ALONE).await;
+                time::sleep(seeds::LOOKUP_INTERVAL_ALONE).await;
             }
         }
     }
@@ -168,7 +168,7 @@ impl Running {
     /// Moves what was posted into chitchat.
     async fn flush(&self) {
         loop {
-            let posts = self.pending.take(BATCH);
+            let posts = self.pending.take(FLUSH_BATCH);
             if posts.is_empty() {
                 return;
             }
@@ -177,7 +177,7 @@ impl Running {
             for (key, value) in posts {
                 match value {
                     Some(value) => state.set(key, value),
-                    None if state.get(&key).is_some() => state.set_with_ttl(key, value::TAKEN_BACK),
+                    None if state.get(&key).is_some() => state.set_with_ttl(key, value::DELETED),
                     None => {}
                 }
             }
@@ -206,7 +206,7 @@ impl Running {
         let now = Instant::now();
         for peer in &self.live {
             let knows = self.known.of(*peer);
-            if knows.version.saturating_add(FAR) >= version {
+            if knows.version.saturating_add(FAR_BEHIND) >= version {
                 self.called.remove(peer);
                 continue;
             }
@@ -233,9 +233,9 @@ impl Running {
         self.live = others.map(|id| id.gossip_advertise_addr).collect();
         let twin = chitchat.live_nodes().find(|id| id.node_id == self.id.node_id && **id != self.id);
         if let Some(twin) = twin
-            && self.told.is_none_or(|told| now.saturating_duration_since(told) >= TELL)
+            && self.duplicate_logged.is_none_or(|logged| now.saturating_duration_since(logged) >= LOG_INTERVAL)
         {
-            self.told = Some(now);
+            self.duplicate_logged = Some(now);
             warn!(
                 node = &*twin.node_id,
                 address = %twin.gossip_advertise_addr,
@@ -260,7 +260,7 @@ impl Running {
     }
 
     /// Brings all posts to all who are alive.
-    async fn tell_all(&self) {
+    async fn flush_to_peers(&self) {
         self.flush().await;
         let version = self.version().await;
         loop {
@@ -269,7 +269,7 @@ impl Running {
                 return;
             }
             behind.into_iter().for_each(|peer| self.gossip(*peer));
-            time::sleep(PUSH_PERIOD).await;
+            time::sleep(PUSH_INTERVAL).await;
         }
     }
 }

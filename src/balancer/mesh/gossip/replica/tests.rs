@@ -76,10 +76,10 @@ fn posts_are_told_once_in_the_order_in_which_they_were_made() {
     bench.holds(&id("a", 1), &[("z", "=1"), ("b", "=2"), ("n", "=3")], 3, 0);
     assert_eq!(bench.told(Duration::ZERO), ["a/1 z=1", "a/1 b=2", "a/1 n=3"]);
     bench.replica.post(&id("a", 1), "z", "=1", bench.now);
-    assert!(bench.told(COMPARE).is_empty());
+    assert!(bench.told(COMPARE_INTERVAL).is_empty());
     bench.replica.post(&id("a", 1), "z", "=4", bench.now);
-    bench.replica.post(&id("a", 1), "b", value::TAKEN_BACK, bench.now);
-    bench.replica.post(&id("a", 1), "never there", value::TAKEN_BACK, bench.now);
+    bench.replica.post(&id("a", 1), "b", value::DELETED, bench.now);
+    bench.replica.post(&id("a", 1), "never there", value::DELETED, bench.now);
     bench.replica.post(&id("me", 1), "z", "=4", bench.now);
     assert_eq!(bench.told(Duration::ZERO), ["a/1 z=4", "a/1 b gone"]);
 }
@@ -93,13 +93,13 @@ fn posts_that_are_away_only_while_a_node_is_sent_anew_do_not_look_deleted() {
     // Everything is sent anew, and the first part is there.
     bench.holds(&id("x", 1), &all[..1], 5, 10);
     for _ in 0..10 {
-        assert!(bench.told(COMPARE).is_empty(), "what was sent anew is not complete");
+        assert!(bench.told(COMPARE_INTERVAL).is_empty(), "what was sent anew is not complete");
     }
     bench.holds(&id("x", 1), &all[..1], 11, 10);
-    assert!(bench.told(COMPARE).is_empty());
+    assert!(bench.told(COMPARE_INTERVAL).is_empty());
     bench.holds(&id("x", 1), &all, 12, 10);
     for _ in 0..3 {
-        assert!(bench.told(COMPARE).is_empty());
+        assert!(bench.told(COMPARE_INTERVAL).is_empty());
     }
 }
 
@@ -109,8 +109,8 @@ fn posts_that_stay_away_are_gone() {
     bench.holds(&id("x", 1), &[("a", "=1"), ("b", "=2")], 2, 0);
     bench.told(Duration::ZERO);
     bench.holds(&id("x", 1), &[("a", "=1")], 11, 10);
-    assert!(bench.told(COMPARE).is_empty());
-    assert_eq!(bench.told(COMPARE.max(ABSENT)), ["x/1 b gone"]);
+    assert!(bench.told(COMPARE_INTERVAL).is_empty());
+    assert_eq!(bench.told(COMPARE_INTERVAL.max(ABSENT_FOR)), ["x/1 b gone"]);
 }
 
 #[test]
