@@ -63,7 +63,7 @@ if ! python_package kubernetes-validate 1.37.0; then
 fi
 export PYTHONPATH=$tools/kubernetes-validate-1.37.0 PYTHONDONTWRITEBYTECODE=1
 mkdir -p "$build/documented"
-python3 tests/k8s/documented.py docs/kubernetes.md ../../../deploy/k8s/overlays/mesh \
+python3 tests/k8s/documented.py docs/guides/kubernetes.md ../../../deploy/k8s/overlays/mesh \
     >"$build/documented/kustomization.yaml"
 "$kubectl" kustomize "$build/documented" >"$build/documented/mesh.yaml"
 overlays+=("$build/documented/mesh.yaml")

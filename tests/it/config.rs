@@ -139,11 +139,11 @@ fn the_shipped_env_file_with_every_line_taken_in_is_accepted() {
 }
 
 #[test]
-fn the_readme_lists_every_setting_with_its_default() {
-    let readme = include_str!("../../README.md");
+fn the_reference_lists_every_setting_with_its_default() {
+    let reference = include_str!("../../docs/reference/configuration.md");
     for key in keys::ALL {
         let default = if key.default.is_empty() { "(empty)".to_owned() } else { format!("`{}`", key.default) };
         let row = format!("| `{}` | {default} | {} |", key.name, key.help);
-        assert!(readme.contains(&row), "README.md lacks this line, or has another:\n{row}");
+        assert!(reference.contains(&row), "docs/reference/configuration.md lacks this line, or has another:\n{row}");
     }
 }

@@ -413,7 +413,7 @@ async fn all() -> BTreeMap<String, (String, BTreeSet<String>)> {
 #[tokio::test]
 async fn the_documentation_names_every_metric_with_its_type_and_labels_and_no_other() {
     let mut documented = BTreeMap::new();
-    for line in fs::read_to_string("docs/metrics.md").unwrap().lines() {
+    for line in fs::read_to_string("docs/operate/metrics.md").unwrap().lines() {
         let cells: Vec<_> = line.split('|').map(str::trim).collect();
         let ["", name, kind, labels, meaning, ""] = cells[..] else { continue };
         let Some(name) = name.strip_prefix('`').and_then(|name| name.strip_suffix('`')) else { continue };

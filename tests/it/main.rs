@@ -5,6 +5,7 @@
 mod balancer_memory;
 mod cluster_status;
 mod config;
+mod docs;
 mod exporter;
 mod http_api {
     mod access;

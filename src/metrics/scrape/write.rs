@@ -1,4 +1,4 @@
-//! The names of all metrics and what they mean. `docs/metrics.md` repeats them for users.
+//! The names of all metrics and what they mean. `docs/operate/metrics.md` repeats them for users.
 
 use std::{fmt, time::Duration};
 
