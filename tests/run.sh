@@ -104,10 +104,10 @@ hls_js() {
     export HLS_JS=$dir/hls.min.js
 }
 
-# Everything, with hundreds of runs of the mesh under simulated trouble, each from a seed of its own; a
+# Everything, with thousands of runs of the mesh under simulated trouble, each from a seed of its own; a
 # failure prints the seed.
 tests() {
-    export SIMULATION_SEEDS=${SIMULATION_SEEDS:-400}
+    export SIMULATION_SEEDS=${SIMULATION_SEEDS:-1200}
     if cargo nextest --version >/dev/null 2>&1; then
         cargo nextest run --locked || return
         slowest

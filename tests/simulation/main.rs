@@ -1,6 +1,6 @@
 //! The rules of the mesh (src/balancer/mesh/RULES.md) under trouble: the very code of a node on a
 //! simulated network and clock, with all chance from a seed. A failure prints the seed; run it alone
-//! with `SIMULATION_SEED=n cargo test --test mesh_simulation`.
+//! with `SIMULATION_SEED=n cargo test --test simulation`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
