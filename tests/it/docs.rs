@@ -45,7 +45,10 @@ fn prose(page: &str) -> impl Iterator<Item = &str> {
 fn anchors(page: &str) -> BTreeSet<String> {
     let heading = |line: &str| line.starts_with('#').then(|| line.trim_start_matches('#').trim().to_lowercase());
     let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
-    prose(page).filter_map(heading).map(|title| title.chars().filter(kept).collect::<String>().replace(' ', "-")).collect()
+    prose(page)
+        .filter_map(heading)
+        .map(|title| title.chars().filter(kept).collect::<String>().replace(' ', "-"))
+        .collect()
 }
 
 /// `path` without `.` and `..`.

@@ -239,6 +239,22 @@ pub enum Response {
     NotServing,
 }
 
+impl Response {
+    /// Whether this may be the answer to `request`. Another one is a fault of the node that gives it.
+    pub const fn answers(&self, request: &Request) -> bool {
+        match self {
+            Self::Placed { .. } | Self::Redirect(_) => matches!(request, Request::Place { .. }),
+            Self::Refused(_) => matches!(request, Request::Place { .. } | Request::PutUfrag { .. }),
+            Self::Claimed { .. } => matches!(request, Request::Claim { .. }),
+            Self::Records(_) => matches!(request, Request::RenewLeases(_) | Request::GetRecords(_)),
+            Self::Page { .. } => matches!(request, Request::Snapshot { .. }),
+            Self::StreamOfUfrag(_) => matches!(request, Request::StreamOfUfrag { .. }),
+            Self::Done => matches!(request, Request::PushRecords { .. } | Request::PutUfrag { .. }),
+            Self::NotServing => true,
+        }
+    }
+}
+
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {

@@ -176,7 +176,7 @@ async fn a_stranger_who_announces_too_large_a_message_is_refused_before_it_comes
     let stream = TcpStream::connect(node.socket()).await.unwrap();
     let (mut requests, connection) = h2::client::handshake(stream).await.unwrap();
     let connection = tokio::spawn(connection);
-    let uri = format!("http://{}/srs_proxy.mesh.v1.Mesh/Tell", node.address.grpc);
+    let uri = format!("http://{}/srs_proxy.mesh.v1.Mesh/Call", node.address.grpc);
     let request = hyper::Request::post(uri).header("content-type", "application/grpc").body(()).unwrap();
     let (response, mut body) = requests.send_request(request, false).unwrap();
     // Not compressed, and one byte more than the limit.

@@ -154,7 +154,14 @@ impl PeerClient for Client {
         let peer = self.peer(to);
         let mut tried = None;
         let start = Instant::now();
-        let answer = timeout(limit, self.ask(&peer, &call, question, &mut tried)).await;
+        let asked = async {
+            let (clock, response) = self.ask(&peer, &call, question, &mut tried).await?;
+            if !response.answers(&request) {
+                return Err(CallError::Refused("the answer does not belong to the question".into()));
+            }
+            Ok((clock, response))
+        };
+        let answer = timeout(limit, asked).await;
         self.metrics.observe(&answer, start.elapsed());
         if answer.is_ok() {
             peer.missed.store(0, Ordering::Relaxed);
