@@ -19,11 +19,13 @@
 //! - [`app`]: everything put together, bound, served and drained
 
 pub mod app;
+mod authority;
 pub mod balancer;
 pub mod cluster_status;
 pub mod codec;
 pub mod config;
 pub mod error;
+mod log_throttle;
 pub mod logging;
 pub mod metrics;
 pub mod net;
@@ -33,3 +35,4 @@ pub mod server;
 pub mod session;
 pub mod shutdown;
 pub mod stream;
+mod sync;

@@ -13,5 +13,4 @@ mod session_log;
 pub mod srt;
 pub mod streams;
 pub mod system;
-mod throttle;
 pub mod webrtc;

@@ -5,12 +5,13 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
+use crate::sync::lock;
 use crate::{
     balancer::{Intent, Page},
     error::{Error, Kind, Side},
@@ -353,9 +354,4 @@ impl Drop for SessionGuard {
             *state.ends.at_mut((session.delivery, End(end))) += 1;
         }
     }
-}
-
-/// A poisoned lock here guards plain values that are whole at every moment.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

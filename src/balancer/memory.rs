@@ -3,7 +3,7 @@
 mod table;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -17,6 +17,7 @@ use super::{
     registry::{Change, Entry, Registry},
     ufrag_index::UfragIndex,
 };
+use crate::sync::lock;
 use crate::{
     config,
     origin::{Origin, OriginId},
@@ -198,9 +199,4 @@ impl Balancer for MemoryBalancer {
     async fn ready(&self) -> Result<(), BalancerError> {
         Ok(())
     }
-}
-
-/// Nothing that runs under these locks panics on input; should it ever, the node goes on.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -17,7 +17,7 @@ pub mod traits;
 mod view;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -37,6 +37,7 @@ use super::{
     Balancer, BalancerError, CallMetrics, Intent, OriginStatus, Page, PlaceRequest, Placement, PlacementStatus,
     Reachability,
 };
+use crate::sync::lock;
 use crate::{
     origin::{Origin, OriginId},
     stream::StreamKey,
@@ -125,7 +126,7 @@ impl<B: GossipStore, P: PeerClient> Balancer for MeshBalancer<B, P> {
 
     async fn leave(&self) {
         self.node.leave();
-        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let end = lock(&self.end).take();
         if let Some((leaver, stop)) = end {
             leaver.leave().await;
             stop.cancel();

@@ -20,7 +20,7 @@ mod scripts;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -53,6 +53,8 @@ use super::{
     ufrag_index::UfragIndex,
     usage::Usage,
 };
+use crate::log_throttle::LogThrottle;
+use crate::sync::lock;
 use crate::{
     config,
     origin::{Origin, OriginId},
@@ -397,28 +399,24 @@ impl Balancer for RedisBalancer {
 }
 
 /// Tells of what is in Redis and cannot be used, at a limited rate.
-#[derive(Debug, Default)]
-struct ForeignDataLog(Mutex<Option<Instant>>);
+#[derive(Debug)]
+struct ForeignDataLog(LogThrottle<()>);
+
+impl Default for ForeignDataLog {
+    fn default() -> Self {
+        Self(LogThrottle::new(Duration::from_secs(10), 1))
+    }
+}
 
 impl ForeignDataLog {
-    const PERIOD: Duration = Duration::from_secs(10);
-
     fn warn(&self, what: &str) {
         self.say(&format!("{what}: neither the proxies nor the Go proxy wrote this; it is left out or replaced"));
     }
 
     fn say(&self, text: &str) {
-        let mut last = lock(&self.0);
-        if last.is_none_or(|last| last.elapsed() >= Self::PERIOD) {
-            *last = Some(Instant::now());
-            tracing::warn!("{text}");
-        } else {
-            tracing::debug!("{text}");
+        match self.0.admit(&()) {
+            Some(held_back) => tracing::warn!(held_back, "{text}"),
+            None => tracing::debug!("{text}"),
         }
     }
-}
-
-/// Nothing that runs under these locks panics on input; should it ever, the node goes on.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

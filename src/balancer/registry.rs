@@ -10,6 +10,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{BalancerError, DEFAULT_BACKEND_PREFIX, OriginState, Reachability};
+use crate::authority::host_port;
 use crate::origin::{Origin, OriginId, Protocol};
 
 /// The longest reason that is kept of a failure, in bytes.
@@ -309,8 +310,7 @@ fn same_address(a: &Origin, b: &Origin) -> bool {
 
 fn address_text(origin: &Origin) -> String {
     match origin.address(Protocol::Rtmp) {
-        Some((host, port)) if host.contains(':') => format!("[{host}]:{port}"),
-        Some((host, port)) => format!("{host}:{port}"),
+        Some((host, port)) => host_port(host, port),
         None => String::new(),
     }
 }

@@ -9,6 +9,7 @@ use super::{
     ConfigError, Listen, Secret, keys,
     sources::{ProcessEnv, Sources, read_dotenv},
 };
+use crate::authority::host_port;
 
 /// How long the node may take to answer unless `--timeout` is given.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -101,7 +102,7 @@ impl ApiAddress {
     /// `HOST:PORT`, as the header `Host` has it.
     pub fn authority(&self) -> String {
         let Self { host, port } = self;
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+        host_port(host, port)
     }
 }
 

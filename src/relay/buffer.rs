@@ -1,8 +1,9 @@
 //! Buffers that connections borrow while bytes are on their way, and only then.
 
+use crate::sync::lock;
 use std::{
     ops::{Deref, DerefMut},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 /// The size of a buffer in bytes: what one read takes at the most. SRS sends players what has come in
@@ -30,7 +31,7 @@ pub struct Buffer {
 impl Pool {
     /// A spare buffer, or a new one.
     pub fn take(&self) -> Buffer {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let spare = lock(&self.spare).pop();
         let bytes = spare.unwrap_or_else(|| vec![0; BUFFER_SIZE].into_boxed_slice());
         Buffer { bytes, pool: self.clone() }
     }
@@ -52,7 +53,7 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut spare = self.pool.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spare = lock(&self.pool.spare);
         if spare.len() < MAX_SPARE {
             spare.push(std::mem::take(&mut self.bytes));
         }

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use crate::error::{Error, Kind, Result};
+use crate::sync::lock;
 
 /// How long the addresses of a name are used before it is looked up again.
 const FRESH: Duration = Duration::from_secs(5);
@@ -88,7 +89,7 @@ impl Dialer {
     }
 
     fn names(&self) -> MutexGuard<'_, Names> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.names)
     }
 }
 

@@ -8,7 +8,7 @@ mod wire;
 use std::{
     collections::HashMap,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker, ready},
     thread::{self, ThreadId},
     time::Duration,
@@ -29,6 +29,7 @@ use tokio::{
 
 use self::wire::Wire;
 use super::dial::Dialer;
+use crate::sync::lock;
 use crate::{
     error::{Error, Kind, Result},
     metrics::OriginMetrics,
@@ -277,7 +278,7 @@ impl Inner {
     }
 
     fn idle(&self) -> MutexGuard<'_, HashMap<Key, Vec<(Instant, Leg)>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.idle)
     }
 }
 

@@ -3,12 +3,13 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
-use super::throttle::Throttle;
+use crate::log_throttle::LogThrottle;
 use crate::metrics::{ListenerMetrics, Open, label::Limit};
+use crate::sync::lock;
 
 /// How often a refusal is logged at the most.
 const LOG_PERIOD: Duration = Duration::from_secs(1);
@@ -22,7 +23,7 @@ pub struct Admission {
 #[derive(Debug)]
 struct Inner {
     state: Mutex<State>,
-    complaints: Throttle<&'static str>,
+    complaints: LogThrottle<&'static str>,
     limits: Limits,
     metrics: ListenerMetrics,
 }
@@ -55,7 +56,7 @@ pub struct Permit {
 impl Admission {
     /// Admits up to `limits`, and counts in `metrics`.
     pub fn new(limits: Limits, metrics: ListenerMetrics) -> Self {
-        let (state, complaints) = (Mutex::default(), Throttle::new(LOG_PERIOD, 2));
+        let (state, complaints) = (Mutex::default(), LogThrottle::new(LOG_PERIOD, 2));
         Self { inner: Arc::new(Inner { state, complaints, limits, metrics }) }
     }
 
@@ -83,7 +84,7 @@ impl Admission {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner.state)
     }
 }
 

@@ -15,10 +15,8 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{
-    admission::{self, Admission},
-    throttle::Throttle,
-};
+use super::admission::{self, Admission};
+use crate::log_throttle::LogThrottle;
 use crate::{
     config::{self, keys},
     error::{Error, Kind, Side},
@@ -163,7 +161,7 @@ impl Server {
     /// ([`Takeover`]).
     pub async fn run(self, listener: TcpListener) {
         let Self { router, limits, metrics, workers, stop, close } = self;
-        let complaints = Throttle::new(COMPLAINT_PERIOD, 1);
+        let complaints = LogThrottle::new(COMPLAINT_PERIOD, 1);
         let admission = Admission::new(limits.connections, metrics.clone());
         let connections = TaskTracker::new();
         let close = close.child_token();

@@ -43,8 +43,8 @@ use super::{
     auth,
     exporter::{self, Exporter},
     http, openapi,
-    throttle::Throttle,
 };
+use crate::log_throttle::LogThrottle;
 use crate::{
     balancer::Balancer,
     config::{BalancerType, Secret},
@@ -86,7 +86,7 @@ pub struct SystemState {
 struct App {
     state: SystemState,
     alone: cluster::Alone,
-    refusals: Throttle<(Option<IpAddr>, String)>,
+    refusals: LogThrottle<(Option<IpAddr>, String)>,
 }
 
 impl FromRef<Arc<App>> for Exporter {
@@ -98,7 +98,7 @@ impl FromRef<Arc<App>> for Exporter {
 /// The routes. Serve them with [`http::Server`].
 pub fn router(state: SystemState) -> Router {
     let alone = cluster::Alone::new(&state);
-    let app = Arc::new(App { state, alone, refusals: Throttle::new(REFUSAL_PERIOD, MAX_REFUSALS) });
+    let app = Arc::new(App { state, alone, refusals: LogThrottle::new(REFUSAL_PERIOD, MAX_REFUSALS) });
     let views = Router::new()
         .route("/metrics", get(exporter::metrics::<Arc<App>>))
         .route("/api/v1/proxy/cluster", get(cluster::cluster))

@@ -27,7 +27,7 @@ use std::{
     fs, io,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -65,6 +65,7 @@ use super::{
     record::NodeId,
     rpc::tls::{Credentials, CredentialsError},
 };
+use crate::sync::lock;
 use crate::{
     config::{self, Secret, keys},
     net::{self, ListenError},
@@ -210,7 +211,7 @@ impl Bound {
             let chitchat = handle.chitchat();
             let heard = Arc::clone(&replica);
             let every = chitchat.lock().await.subscribe_event("", move |event| {
-                let mut replica = heard.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut replica = lock(&heard);
                 replica.post(event.node, event.key, event.value, Instant::now());
             });
             every.forever();

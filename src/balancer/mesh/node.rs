@@ -8,7 +8,7 @@ mod place;
 mod state;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -27,6 +27,7 @@ use super::{
     status::{ClusterStatus, MemberStatus},
     traits::{GossipStore, PeerClient, RequestHandler},
 };
+use crate::sync::lock;
 use crate::{
     balancer::{BalancerError, Intent, OriginStatus, Page, Placement, PlacementStatus, Reachability, registry::Change},
     config::Policy,
@@ -278,11 +279,6 @@ impl<B: GossipStore, P: PeerClient> RequestHandler for Arc<Node<B, P>> {
         let response = self.handle_request(from, request).await;
         (self.with(|state, _| state.clock.now()), response)
     }
-}
-
-/// Nothing that runs under the lock panics on input; should it ever, the node goes on.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use redis::{
     sentinel::{SentinelClientBuilder, SentinelServerType},
 };
 
+use crate::authority::host_port;
 use crate::config::{self, RedisServer, RedisTls, Secret};
 
 /// Keys that one step of a scan looks at.
@@ -330,8 +331,6 @@ fn certificates(tls: &RedisTls) -> Result<TlsCertificates, RedisStartError> {
 }
 
 fn names(servers: &[(String, u16)]) -> String {
-    let name = |(host, port): &(String, u16)| {
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-    };
+    let name = |(host, port): &(String, u16)| host_port(host, port);
     servers.iter().map(name).collect::<Vec<_>>().join(", ")
 }

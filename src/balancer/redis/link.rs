@@ -19,9 +19,9 @@ use super::{
     connection::{Connection, Connector, RedisStartError},
     error::RedisError,
     keys::Keys,
-    lock,
     scripts::Call,
 };
+use crate::sync::lock;
 use crate::{balancer::CallMetrics, config};
 
 /// Commands that are under way at once for one caller.

@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use super::id;
+use crate::authority::host_port;
 use crate::{
     balancer::{Balancer, BalancerError, OriginState},
     error,
@@ -137,7 +138,7 @@ impl Asker {
         mut request: Request<Full<Bytes>>,
     ) -> error::Result<Response<OriginBody>> {
         let (host, port) = target.address();
-        let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let authority = host_port(host, port);
         // A host name that is none was refused with the heartbeat.
         if let Ok(authority) = HeaderValue::try_from(authority) {
             request.headers_mut().insert(header::HOST, authority);

@@ -14,6 +14,7 @@ use super::{
     headers::{self, Framing},
     target::{self, Kind},
 };
+use crate::authority::host_port;
 use crate::{
     balancer::{Intent, Lease},
     error::{self, Error, Result},
@@ -138,7 +139,7 @@ impl<'a> Forward<'a> {
         let (host, port) = origin.address(Protocol::Http).ok_or_else(|| {
             SendError::Unanswered(Error::internal(error::Kind::Unavailable, "the stream's origin serves no HTTP"))
         })?;
-        let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let address = host_port(host, port);
         let request = self.request(&address).map_err(SendError::Unanswered)?;
         let http = &self.context.http;
         let patience = Patience { answer: http.answer_timeout, idle: http.idle_timeout };

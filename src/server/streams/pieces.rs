@@ -3,12 +3,13 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use tokio::time::{Instant, sleep};
 
+use crate::sync::lock;
 use crate::{balancer::Lease, stream::StreamKey};
 
 /// Streams that were fetched lately, and where they are.
@@ -64,6 +65,6 @@ impl Pieces {
     }
 
     fn streams(&self) -> MutexGuard<'_, HashMap<StreamKey, (Arc<Lease>, Instant)>> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.streams)
     }
 }

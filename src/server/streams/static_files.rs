@@ -23,7 +23,8 @@ use percent_encoding::percent_decode_str;
 use tower_http::services::fs::{DefaultServeDirFallback, ServeDir};
 
 use self::directory::Directory;
-use crate::server::{http, throttle::Throttle};
+use crate::log_throttle::LogThrottle;
+use crate::server::http;
 
 /// For how long after a change a file may change again without another time of change, generously:
 /// file systems keep times no finer than their clock ticks, some no finer than a second.
@@ -36,14 +37,14 @@ const KEPT: [HeaderName; 2] = [header::ALLOW, header::CONTENT_RANGE];
 /// Serves the files of a directory, with conditions and ranges (RFC 9110, sections 13 and 14).
 pub struct StaticFiles {
     files: ServeDir<DefaultServeDirFallback, Directory>,
-    complaints: Throttle<()>,
+    complaints: LogThrottle<()>,
 }
 
 impl StaticFiles {
     /// Serves `directory`, which need not exist yet, and may be replaced at any time.
     pub fn new(directory: PathBuf) -> Self {
         let files = ServeDir::with_backend("", Directory::new(directory));
-        Self { files, complaints: Throttle::new(COMPLAINT_PERIOD, 1) }
+        Self { files, complaints: LogThrottle::new(COMPLAINT_PERIOD, 1) }
     }
 
     /// Answers a `GET` or `HEAD`. The path is that of the request's URI; what there is no file for is

@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::future::join_all;
 
-use crate::{relay::dial::Dialer, server::throttle::Throttle};
+use crate::{log_throttle::LogThrottle, relay::dial::Dialer};
 
 /// How long the lookup of a name may take.
 const LOOKUP: Duration = Duration::from_secs(2);
@@ -19,12 +19,12 @@ const MAX_NAMES: usize = 16;
 /// Looks the configured names up.
 pub(super) struct Names {
     dialer: Dialer,
-    complaints: Throttle<String>,
+    complaints: LogThrottle<String>,
 }
 
 impl Names {
     pub(super) fn new(dialer: Dialer) -> Self {
-        Self { dialer, complaints: Throttle::new(COMPLAINT_PERIOD, MAX_NAMES) }
+        Self { dialer, complaints: LogThrottle::new(COMPLAINT_PERIOD, MAX_NAMES) }
     }
 
     /// The addresses that `names`, which may be addresses, stand for, in their order. A name that cannot

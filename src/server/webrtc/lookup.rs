@@ -8,7 +8,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -19,6 +19,7 @@ use super::{
     publisher_record,
     registry::{Means, Opening, Registry},
 };
+use crate::sync::lock;
 use crate::{
     balancer::{BalancerError, Intent},
     error::{Error, Kind, Result},
@@ -87,7 +88,7 @@ impl Lookups {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -20,9 +20,9 @@ use tokio_util::sync::CancellationToken;
 use super::{lookup::Lookups, registry::Registry, session::Live};
 use crate::{
     codec::stun::{self, Class, Message},
+    log_throttle::LogThrottle,
     metrics::label::{Dropped, UdpListener},
     relay::udp::{Path, Reader, Received, Socket},
-    server::throttle::Throttle,
 };
 
 /// How often addresses of sessions that have ended are forgotten.
@@ -51,7 +51,7 @@ pub async fn serve(registry: Registry, stop: CancellationToken) {
 }
 
 async fn serve_one(socket: Arc<Socket>, registry: Registry, lookups: Lookups, stop: CancellationToken) {
-    let complaints = Throttle::new(COMPLAINT_PERIOD, 1);
+    let complaints = LogThrottle::new(COMPLAINT_PERIOD, 1);
     let reader = match Reader::new(socket) {
         Ok(reader) => reader,
         Err(error) => return tracing::error!(%error, "WebRTC media cannot be read"),

@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -15,6 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Span;
 
 use super::session::{self, Live};
+use crate::sync::lock;
 use crate::{
     balancer::{Balancer, Intent, Lease},
     config::{self, keys},
@@ -184,7 +185,7 @@ impl Registry {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Live>>> {
-        self.inner.by_username.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner.by_username)
     }
 }
 

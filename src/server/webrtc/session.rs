@@ -5,7 +5,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -23,6 +23,7 @@ use super::{
     peers::{Peers, Way},
     registry::{Means, Registry},
 };
+use crate::sync::lock;
 use crate::{
     balancer::Lease,
     codec::stun::{self, Kind as Packet, Message},
@@ -113,7 +114,7 @@ impl Live {
     }
 
     fn peers(&self) -> MutexGuard<'_, Peers> {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.peers)
     }
 }
 

@@ -3,12 +3,13 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Mutex, PoisonError,
+        Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use crate::sync::lock;
 use tracing::{debug, warn};
 
 /// How often one reason is logged.
@@ -151,7 +152,7 @@ impl Counters {
 
     /// Returns how many were dropped since the reason was last logged, if it may be logged now.
     fn admit(&self, reason: Reason, total: u64, now: Instant) -> Option<u64> {
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = lock(&self.logged);
         let last = &mut logged[reason as usize];
         if last.is_some_and(|last| now.saturating_duration_since(last.at) < LOG_INTERVAL) {
             return None;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use async_trait::async_trait;
@@ -14,6 +14,7 @@ use crate::balancer::mesh::{
     record::NodeId,
     traits::{EventStream, GossipEvent},
 };
+use crate::sync::lock;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum About {
@@ -79,7 +80,7 @@ impl EventSender {
     }
 
     fn put(&self, about: About, news: impl FnOnce(Option<GossipEvent>) -> GossipEvent) {
-        let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = lock(&self.0.queue);
         if queue.closed {
             return;
         }
@@ -92,7 +93,7 @@ impl EventSender {
 
 impl Drop for EventSender {
     fn drop(&mut self) {
-        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        lock(&self.0.queue).closed = true;
         self.0.changed.notify_one();
     }
 }
@@ -103,7 +104,7 @@ impl EventReceiver {
     pub async fn recv(&mut self) -> Option<GossipEvent> {
         loop {
             {
-                let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut queue = lock(&self.0.queue);
                 if let Some((_, news)) = queue.news.take() {
                     return Some(news);
                 }
@@ -117,13 +118,13 @@ impl EventReceiver {
 
     /// The next news, if there are any now.
     pub fn try_recv(&mut self) -> Option<GossipEvent> {
-        let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = lock(&self.0.queue);
         queue.news.take().map(|(_, news)| news)
     }
 
     /// How many news wait.
     pub fn backlog(&self) -> usize {
-        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner).news.len()
+        lock(&self.0.queue).news.len()
     }
 }
 
@@ -140,7 +141,7 @@ impl EventStream for EventReceiver {
 
 impl Drop for EventReceiver {
     fn drop(&mut self) {
-        let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = lock(&self.0.queue);
         *queue = Queue { closed: true, ..Queue::default() };
     }
 }

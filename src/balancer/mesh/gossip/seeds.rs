@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -15,6 +15,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::config::Seed;
+use crate::sync::lock;
 
 /// How long a name may take to be looked up.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,11 +35,11 @@ pub struct Addresses(Arc<Mutex<BTreeSet<SocketAddr>>>);
 impl Addresses {
     /// The addresses that were found last.
     pub fn get(&self) -> Vec<SocketAddr> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+        lock(&self.0).iter().copied().collect()
     }
 
     fn set(&self, found: BTreeSet<SocketAddr>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        *lock(&self.0) = found;
     }
 }
 

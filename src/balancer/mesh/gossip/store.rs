@@ -1,7 +1,7 @@
 //! Where this node posts: what it posts waits here until the gossip thread takes it.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, Mutex,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -14,6 +14,7 @@ use super::{
     value,
 };
 use crate::balancer::mesh::traits::GossipStore;
+use crate::sync::lock;
 
 /// Posts on their way to the gossip thread. Of several under one key only the last is kept.
 #[derive(Debug, Default)]
@@ -26,7 +27,7 @@ pub(super) struct PendingWrites {
 impl PendingWrites {
     /// Takes up to `count` posts, the first ones first; a post without a value is to be taken back.
     pub fn take(&self, count: usize) -> Vec<(String, Option<String>)> {
-        let mut posts = self.posts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut posts = lock(&self.posts);
         std::iter::from_fn(|| posts.take()).take(count).collect()
     }
 
@@ -36,7 +37,7 @@ impl PendingWrites {
     }
 
     fn put(&self, key: &str, value: Option<String>) {
-        self.posts.lock().unwrap_or_else(PoisonError::into_inner).put(key.to_owned(), value);
+        lock(&self.posts).put(key.to_owned(), value);
         self.changed.notify_one();
     }
 }

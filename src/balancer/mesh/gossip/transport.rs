@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use async_trait::async_trait;
@@ -27,6 +27,7 @@ use super::{
     counters::{Counters, Reason},
     inspect::{Inspector, MessageKind},
 };
+use crate::sync::lock;
 use crate::{balancer::mesh::rpc::tls::Credentials, net::canonical};
 
 /// The longest message that chitchat makes.
@@ -50,11 +51,11 @@ pub(super) struct KnownVersion {
 impl KnownVersions {
     /// What a peer was heard to know.
     pub fn of(&self, peer: SocketAddr) -> KnownVersion {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&peer).copied().unwrap_or_default()
+        lock(&self.0).get(&peer).copied().unwrap_or_default()
     }
 
     fn heard(&self, peer: SocketAddr, version: u64) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.0);
         if known.len() >= MAX_PEERS && !known.contains_key(&peer) {
             known.clear();
         }
@@ -64,7 +65,7 @@ impl KnownVersions {
 
     /// Forgets all peers but these.
     pub fn retain(&self, peers: &[SocketAddr]) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|peer, _| peers.contains(peer));
+        lock(&self.0).retain(|peer, _| peers.contains(peer));
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -23,6 +23,7 @@ use super::{
     transport::{KnownVersions, QuicTransport},
     value,
 };
+use crate::sync::lock;
 
 /// How long after one push the next may come.
 const PUSH_INTERVAL: Duration = Duration::from_millis(15);
@@ -228,7 +229,7 @@ impl Running {
     async fn compare(&mut self) {
         let chitchat = self.chitchat.lock().await;
         let now = Instant::now();
-        self.replica.lock().unwrap_or_else(PoisonError::into_inner).compare(&chitchat, now);
+        lock(&self.replica).compare(&chitchat, now);
         let others = chitchat.live_nodes().filter(|id| id.node_id != self.id.node_id);
         self.live = others.map(|id| id.gossip_advertise_addr).collect();
         let twin = chitchat.live_nodes().find(|id| id.node_id == self.id.node_id && **id != self.id);

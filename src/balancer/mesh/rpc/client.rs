@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     error::Error,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -31,6 +31,7 @@ use crate::balancer::{
         traits::PeerClient,
     },
 };
+use crate::sync::lock;
 
 /// The most peers to which connections are kept.
 const MAX_PEERS: usize = 256;
@@ -200,10 +201,6 @@ impl Peer {
             *link = None;
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A call without an answer.

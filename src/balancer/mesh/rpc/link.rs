@@ -5,7 +5,7 @@ use std::{
     io::{self, ErrorKind},
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
@@ -27,6 +27,7 @@ use tonic::body::Body;
 
 use super::tls::Credentials;
 use crate::balancer::mesh::message::CallError;
+use crate::sync::lock;
 
 /// How much of one message may be on its way, in bytes.
 pub(super) const STREAM_WINDOW: u32 = 1 << 20;
@@ -109,14 +110,14 @@ impl tower::Service<Request<Body>> for Link {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *lock(&self.used) = Instant::now();
         Box::pin(self.send.send_request(request))
     }
 }
 
 async fn unused_for(used: Arc<Mutex<Instant>>, limit: Duration) {
     loop {
-        let deadline = *used.lock().unwrap_or_else(PoisonError::into_inner) + limit;
+        let deadline = *lock(&used) + limit;
         if deadline <= Instant::now() {
             return;
         }

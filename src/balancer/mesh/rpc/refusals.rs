@@ -1,16 +1,12 @@
 //! Who was turned away, counted and logged at a limited rate.
 
 use std::{
-    array,
     net::SocketAddr,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
-use tokio::time::Instant;
+use crate::log_throttle::LogThrottle;
 
 /// Each reason is logged once in this time.
 const LOG_PERIOD: Duration = Duration::from_secs(10);
@@ -52,46 +48,27 @@ impl Refusal {
 /// How often each [`Refusal`] happened.
 #[derive(Debug)]
 pub struct Refusals {
-    reasons: [Entry; Refusal::ALL.len()],
-}
-
-#[derive(Debug, Default)]
-struct Entry {
-    count: AtomicU64,
-    logged: Mutex<Option<(Instant, u64)>>,
+    counts: [AtomicU64; Refusal::ALL.len()],
+    logged: LogThrottle<Refusal>,
 }
 
 impl Default for Refusals {
     fn default() -> Self {
-        Self { reasons: array::from_fn(|_| Entry::default()) }
+        Self { counts: Default::default(), logged: LogThrottle::new(LOG_PERIOD, Refusal::ALL.len()) }
     }
 }
 
 impl Refusals {
     /// How often it happened since the start.
     pub fn count(&self, refusal: Refusal) -> u64 {
-        self.reasons[refusal as usize].count.load(Relaxed)
+        self.counts[refusal as usize].load(Relaxed)
     }
 
     pub(super) fn add(&self, refusal: Refusal, peer: SocketAddr, error: &str) {
-        if let Some(held_back) = self.admit(refusal) {
-            let reason = refusal.as_str();
-            tracing::warn!(%peer, reason, error, held_back, "another node's connection or call was refused");
+        self.counts[refusal as usize].fetch_add(1, Relaxed);
+        if let Some(held_back) = self.logged.admit(&refusal) {
+            tracing::warn!(%peer, reason = refusal.as_str(), error, held_back, "connection or call of another node refused");
         }
-    }
-
-    /// Counts it, and tells how many were not logged since the last, if this one may be.
-    fn admit(&self, refusal: Refusal) -> Option<u64> {
-        let entry = &self.reasons[refusal as usize];
-        let count = entry.count.fetch_add(1, Relaxed) + 1;
-        let now = Instant::now();
-        let mut logged = entry.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, before) = logged.map_or((None, 0), |(at, before)| (Some(at), before));
-        if at.is_some_and(|at| now.saturating_duration_since(at) < LOG_PERIOD) {
-            return None;
-        }
-        *logged = Some((now, count));
-        Some(count.saturating_sub(before + 1))
     }
 }
 
@@ -99,17 +76,13 @@ impl Refusals {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn each_reason_is_counted_always_and_logged_once_in_a_period() {
+    #[test]
+    fn each_reason_is_counted() {
         let refusals = Refusals::default();
-        assert_eq!(refusals.admit(Refusal::Node), Some(0));
-        assert_eq!(refusals.admit(Refusal::Node), None);
-        assert_eq!(refusals.admit(Refusal::Cluster), Some(0));
-        assert_eq!(refusals.admit(Refusal::Node), None);
-        tokio::time::advance(LOG_PERIOD).await;
-        assert_eq!(refusals.admit(Refusal::Node), Some(2));
-        assert_eq!(refusals.count(Refusal::Node), 4);
-        assert_eq!(refusals.count(Refusal::Cluster), 1);
-        assert_eq!(refusals.count(Refusal::Limit), 0);
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        for refusal in [Refusal::Node, Refusal::Node, Refusal::Cluster] {
+            refusals.add(refusal, peer, "a test");
+        }
+        assert_eq!(Refusal::ALL.map(|refusal| refusals.count(refusal)), [0, 0, 0, 1, 2, 0]);
     }
 }

@@ -5,7 +5,7 @@ use std::{
     io::{self, ErrorKind},
     net::SocketAddr,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -30,6 +30,7 @@ use super::{
     service::Service,
     wire::MAX_MESSAGE,
 };
+use crate::sync::lock;
 use crate::{balancer::mesh::traits::RequestHandler, net::canonical};
 
 /// How long to wait when no connection can be accepted, for example because files have run out.
@@ -243,7 +244,7 @@ impl Activity {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
-        act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut lock(&self.state))
     }
 
     fn is_unused(&self) -> bool {

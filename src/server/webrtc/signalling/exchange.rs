@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use tokio::time::timeout;
 
 use super::{Endpoint, MAX_JSON};
+use crate::authority::host_port;
 use crate::{
     error::{Error, Kind, Result},
     origin::{Origin, Protocol},
@@ -63,7 +64,7 @@ impl Question {
         *request.uri_mut() = self.target.clone();
         request.headers_mut().clone_from(&self.headers);
         if !self.headers.contains_key(header::HOST) {
-            let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+            let address = host_port(host, port);
             if let Ok(address) = address.parse() {
                 request.headers_mut().insert(header::HOST, address);
             }

@@ -7,7 +7,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -23,6 +23,7 @@ use tokio::{
 };
 
 use super::{MAX_ENVELOPE, inbox::Inbox};
+use crate::sync::lock;
 use crate::{
     balancer::mesh::{
         gossip::{
@@ -98,10 +99,6 @@ enum SendError {
     Lost,
     /// This node dialed itself.
     Own,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Connections {

@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use tokio::sync::Notify;
@@ -13,6 +13,7 @@ use crate::balancer::mesh::gossip::{
     inspect::{Inspected, Inspector, MessageKind},
     latest::Latest,
 };
+use crate::sync::lock;
 
 /// The most messages that wait, 64 KB each.
 const MAX_WAITING: usize = 128;
@@ -40,7 +41,7 @@ impl Inbox {
     }
 
     pub fn put(&self, from: SocketAddr, message: Vec<u8>) {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = lock(&self.queue);
         let Some(Inspected { kind, known: version }) = queue.inspector.inspect(&message) else {
             self.counters.count_dropped(Reason::Garbage, 1, Some(from), "a message that no node makes");
             return;
@@ -62,7 +63,7 @@ impl Inbox {
     /// Waits for the next message. May be dropped and called again.
     pub async fn take(&self) -> (SocketAddr, Vec<u8>) {
         loop {
-            let next = self.queue.lock().unwrap_or_else(PoisonError::into_inner).waiting.take();
+            let next = lock(&self.queue).waiting.take();
             if let Some(((from, ..), message)) = next {
                 return (from, message);
             }

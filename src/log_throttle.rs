@@ -1,18 +1,14 @@
-//! Keeps a message that comes again and again from filling the log.
+//! Keeps a log message that repeats from filling the log.
 
-use std::{
-    collections::HashMap,
-    hash::Hash,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, hash::Hash, sync::Mutex, time::Duration};
 
+use crate::sync::lock;
 use tokio::time::Instant;
 
 /// Lets each message through once in a period, and counts those that it holds back. Knows a bounded
 /// number of messages; while all of them are recent, further ones are held back too.
 #[derive(Debug)]
-pub(super) struct Throttle<K> {
+pub(crate) struct LogThrottle<K> {
     period: Duration,
     capacity: usize,
     seen: Mutex<HashMap<K, Seen>>,
@@ -24,7 +20,7 @@ struct Seen {
     held_back: u64,
 }
 
-impl<K: Eq + Hash + Clone> Throttle<K> {
+impl<K: Eq + Hash + Clone> LogThrottle<K> {
     pub fn new(period: Duration, capacity: usize) -> Self {
         Self { period, capacity, seen: Mutex::default() }
     }
@@ -33,7 +29,7 @@ impl<K: Eq + Hash + Clone> Throttle<K> {
     pub fn admit(&self, message: &K) -> Option<u64> {
         let now = Instant::now();
         let recent = |seen: &Seen| now.saturating_duration_since(seen.at) < self.period;
-        let mut messages = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut messages = lock(&self.seen);
         if let Some(seen) = messages.get_mut(message) {
             if recent(seen) {
                 seen.held_back += 1;
@@ -62,7 +58,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_equal_message_is_written_once_in_a_period_with_the_count_of_the_others() {
-        let throttle = Throttle::new(PERIOD, 10);
+        let throttle = LogThrottle::new(PERIOD, 10);
         assert_eq!(throttle.admit(&"a"), Some(0));
         assert_eq!(throttle.admit(&"a"), None);
         assert_eq!(throttle.admit(&"b"), Some(0));
@@ -74,7 +70,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_flood_of_different_messages_neither_fills_memory_nor_the_log() {
-        let throttle = Throttle::new(PERIOD, 10);
+        let throttle = LogThrottle::new(PERIOD, 10);
         assert_eq!((0..1000).filter(|i| throttle.admit(i).is_some()).count(), 10);
         assert_eq!(throttle.seen.lock().unwrap().len(), 10);
         tokio::time::advance(PERIOD).await;
