@@ -1,14 +1,16 @@
-//! The board of the mesh, over chitchat.
+//! The gossip store of the mesh, over chitchat.
 //!
 //! chitchat keeps, for each node, a map that only this node writes, and brings the maps to all others
 //! by gossip. It runs on a thread of its own, so that work elsewhere does not make a node look dead.
 //! Around it:
 //!
 //! - [`transport`]: QUIC between nodes that hold the key of the cluster
-//! - [`inspect`]: what a peer may say, so that no peer can bring chitchat down
-//! - [`store`], [`events`]: what this node posts, and what it hears, neither of which ever waits
+//! - [`inspect`]: checks messages before chitchat parses them, so that no peer can bring it down
+//! - [`codec`]: turns envelopes into bytes and back
+//! - [`store`], [`events`]: what this node sets, and what others set; neither waits
 //! - [`advertise`], [`seeds`]: how nodes find each other
-//! - [`counters`]: what came, went and was dropped
+//! - [`replica`], [`worker`]: what runs on the gossip thread
+//! - [`counters`]: packets, bytes and drops
 
 pub mod advertise;
 mod codec;
@@ -73,7 +75,7 @@ use crate::{
 
 /// The socket's buffers, as far as the kernel allows: some thousand packets.
 const SOCKET_BUFFER: usize = 4 << 20;
-/// For how long a dead node's posts are kept, in case it comes back. For half of it they are told to
+/// How long a dead node's keys are kept, in case it comes back. For half of it they are sent to
 /// others. Every run of a node counts as one here, so a node that keeps crashing fills the digests.
 const DEAD_NODE_GRACE: Duration = Duration::from_mins(5);
 /// For how long it is remembered that a post was taken back. A node that was out of touch for longer
@@ -115,13 +117,13 @@ pub struct Bound {
 
 /// Gossip that runs. Dropping it ends it at once, as a crash would.
 pub struct Gossip {
-    /// Where this node posts.
+    /// Sets keys of this node.
     pub board: ChitchatStore,
-    /// What the others post, and who they are. It ends if gossip ends by a fault.
+    /// What the other nodes set, and which are live. It ends if gossip ends by a fault.
     pub feed: EventReceiver,
     /// This run of this node.
     pub me: Incarnation,
-    /// What became of packets.
+    /// Packets, bytes and drops.
     pub counters: Arc<Counters>,
     local: SocketAddr,
     leaver: Leaver,

@@ -1,4 +1,4 @@
-//! The news on their way to whoever reads them.
+//! Events of gossip, queued until they are read.
 
 use std::{
     collections::BTreeSet,
@@ -35,19 +35,18 @@ struct Shared {
     changed: Notify,
 }
 
-/// Where news come in. Never waits: of what is not read yet only the latest of each kind is kept, so
-/// the queue holds no more than there is on the board.
+/// Queues events without waiting. Of unread events about one key only the last is kept, so the queue is
+/// never longer than the number of keys that nodes have set.
 #[derive(Debug)]
 pub(super) struct EventSender(Arc<Shared>);
 
-/// The news, in order. Of several under one key that come between two readings only the last is
-/// seen, at its own place.
+/// Receives events in order. Of several about one key between two reads only the last is received, at
+/// its own place.
 ///
-/// What runs in the latest `Live` have set and not deleted since is what the board holds: `Set` comes
-/// when a post differs from what was told before, and `Deleted` when it was taken back. What a run
-/// posted that ended without taking it back is not told to be deleted: it is for the reader to decide
-/// what it is still worth. A run that is back after a silence is in `Live` again, and its posts are
-/// not told anew.
+/// The state is what the runs in the latest `Live` have set and not deleted since. `Set` is sent when a
+/// value differs from the one sent before, `Deleted` when the node deleted the key. No `Deleted` is sent
+/// for the keys of a run that has ended: the reader decides what they are still worth. A run that is
+/// heard again after a silence is in `Live` again, and its keys are not sent again.
 #[derive(Debug)]
 pub struct EventReceiver(Arc<Shared>);
 

@@ -1,5 +1,5 @@
-//! What the other nodes posted, compared with what was told of it, so that every difference is told
-//! once. chitchat says when a post is set; that it is gone, or that a node is, has to be found out.
+//! The keys of the other nodes, compared with the events sent so far, so that every change is one event.
+//! chitchat reports keys that are set; keys and nodes that are gone have to be looked for.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::RandomState},
@@ -20,7 +20,7 @@ const COMPARE_INTERVAL: Duration = Duration::from_secs(5);
 /// sent everything anew, and meanwhile lacks some.
 const ABSENT_FOR: Duration = Duration::from_secs(5);
 
-/// What was told of the other nodes.
+/// The state of the other nodes as far as events were sent of it.
 pub struct Replica {
     me: Arc<str>,
     sender: EventSender,
@@ -42,12 +42,12 @@ struct Node {
 }
 
 impl Replica {
-    /// Nothing is told yet; news of `me` are none.
+    /// Starts with no state. Changes of `me` raise no events.
     pub fn new(me: Arc<str>, sender: EventSender) -> Self {
         Self { me, sender, hasher: RandomState::new(), nodes: HashMap::new(), live: BTreeSet::new() }
     }
 
-    /// Takes note of a post that was just set.
+    /// Records a key that was just set.
     pub fn post(&mut self, id: &ChitchatId, key: &str, text: &str, now: Instant) {
         if id.node_id == self.me {
             return;
@@ -59,7 +59,7 @@ impl Replica {
         }
     }
 
-    /// Goes through what chitchat knows, and tells what is different.
+    /// Compares the state of chitchat with what was sent, and sends the differences.
     pub fn compare(&mut self, chitchat: &Chitchat, now: Instant) {
         let alive: HashSet<&ChitchatId> = chitchat.live_nodes().collect();
         let mut latest: BTreeMap<&Arc<str>, (bool, u64, &ChitchatId)> = BTreeMap::new();
@@ -134,7 +134,7 @@ impl Node {
         }
     }
 
-    /// Tells all posts, in the order in which they were made.
+    /// Sends all keys, in the order in which they were set.
     fn load(&mut self, state: &NodeState, hasher: &RandomState, sender: &EventSender) {
         let mut posts: Vec<_> = state.key_values_including_deleted().filter(|(_, post)| !post.is_deleted()).collect();
         posts.sort_unstable_by_key(|(_, post)| post.version);

@@ -1,4 +1,4 @@
-//! Where this node posts: what it posts waits here until the gossip thread takes it.
+//! The keys that this node sets, queued until the gossip thread writes them to chitchat.
 
 use std::sync::{
     Arc, Mutex,
@@ -16,7 +16,7 @@ use super::{
 use crate::balancer::mesh::traits::GossipStore;
 use crate::sync::lock;
 
-/// Posts on their way to the gossip thread. Of several under one key only the last is kept.
+/// Writes that the gossip thread has not taken. Of several to one key only the last is kept.
 #[derive(Debug, Default)]
 pub(super) struct PendingWrites {
     posts: Mutex<Latest<String, Option<String>>>,
@@ -25,13 +25,13 @@ pub(super) struct PendingWrites {
 }
 
 impl PendingWrites {
-    /// Takes up to `count` posts, the first ones first; a post without a value is to be taken back.
+    /// Takes up to `count` writes, the oldest first. None as the value deletes the key.
     pub fn take(&self, count: usize) -> Vec<(String, Option<String>)> {
         let mut posts = lock(&self.posts);
         std::iter::from_fn(|| posts.take()).take(count).collect()
     }
 
-    /// Whether the others are to be told at once. Says so once.
+    /// Returns whether a push was requested, and resets it.
     pub fn take_push(&self) -> bool {
         self.push.swap(false, Ordering::AcqRel)
     }
@@ -42,7 +42,7 @@ impl PendingWrites {
     }
 }
 
-/// Posts of this node. Cheap to clone.
+/// Sets and deletes keys of this node. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ChitchatStore {
     pending: Arc<PendingWrites>,

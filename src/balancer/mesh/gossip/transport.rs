@@ -32,24 +32,24 @@ use crate::{balancer::mesh::rpc::tls::Credentials, net::canonical};
 
 /// The longest message that chitchat makes.
 const MAX_ENVELOPE: usize = 65_507;
-/// The most peers whose knowledge is remembered.
+/// The most peers whose versions are kept.
 const MAX_PEERS: usize = 1024;
 
-/// What each peer was heard to know of this node's posts, by its gossip address.
+/// Up to which version each peer has this node's keys, by its gossip address.
 #[derive(Debug, Clone, Default)]
 pub(super) struct KnownVersions(Arc<Mutex<HashMap<SocketAddr, KnownVersion>>>);
 
-/// What one peer was heard to know.
+/// What one peer reported.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct KnownVersion {
-    /// Up to which version it has this node's posts.
+    /// Up to which version it has this node's keys.
     pub version: u64,
-    /// How often it said so.
+    /// How often it reported.
     pub said: u64,
 }
 
 impl KnownVersions {
-    /// What a peer was heard to know.
+    /// Returns what a peer reported.
     pub fn of(&self, peer: SocketAddr) -> KnownVersion {
         lock(&self.0).get(&peer).copied().unwrap_or_default()
     }
