@@ -414,9 +414,10 @@ impl ForeignDataLog {
     }
 
     fn say(&self, text: &str) {
-        match self.0.admit(&()) {
-            Some(held_back) => tracing::warn!(held_back, "{text}"),
-            None => tracing::debug!("{text}"),
+        if let Some(held_back) = self.0.admit(&()) {
+            tracing::warn!(held_back, "{text}");
+        } else {
+            tracing::debug!("{text}");
         }
     }
 }

@@ -186,7 +186,7 @@ impl<B: GossipStore, P: PeerClient> Node<B, P> {
         })
     }
 
-    /// Undoes one [`Self::hold`].
+    /// Undoes one [`Self::acquire`].
     pub fn release(&self, stream: &StreamKey, intent: Intent) {
         self.with(|state, _| {
             if state.usage.release(stream, intent).is_some() {

@@ -73,7 +73,7 @@ pub async fn start(mesh: &config::Mesh, placement: &config::Balancer) -> Result<
     let (me, counters) = (gossip.me.clone(), Arc::clone(&gossip.counters));
     let (board, feed, leaver) = gossip.split();
     tracing::info!(
-        node = %me.node, cluster = mesh.cluster_id, gossip = %gossip_addr, grpc, sealed = mesh.key.is_some(), "mesh"
+        node = %me.node, cluster = mesh.cluster_id, gossip = %gossip_addr, grpc, encrypted = mesh.key.is_some(), "mesh started"
     );
 
     let bytes = |secret: &Secret| secret.expose().as_bytes().to_vec();
