@@ -92,7 +92,7 @@ fn run(config: Config) -> Result<Outcome, Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let shutdown = Shutdown::new(config.drain.clone());
-        tokio::spawn(Signals::register()?.govern(shutdown.clone()));
+        tokio::spawn(Signals::register()?.handle_signals(shutdown.clone()));
         Ok(App::build(config).await?.run(shutdown).await)
     });
     // What is left at the force timeout is not waited for.

@@ -6,7 +6,6 @@
 
 pub mod balancer;
 mod families;
-pub mod label;
 mod process;
 pub mod scrape;
 
@@ -19,10 +18,11 @@ use self::label::{
     Class, Direction, Dropped, Heartbeat, HttpListener, Limit, Listener, Outcome, Place, Playlist, Seen, Table,
     UdpListener, Upstream,
 };
+pub use crate::label;
 use crate::{
     balancer::{Intent, LATENCY_BUCKETS},
+    delivery::Delivery,
     error::Kind,
-    session::Delivery,
 };
 
 /// The counters of one node. Cheap to clone.

@@ -2,12 +2,13 @@
 
 pub mod admission;
 pub mod api;
-mod attempts;
 mod auth;
 pub mod exporter;
 mod forwarding;
 pub mod http;
 pub mod openapi;
+mod origin_probe;
+mod origin_search;
 pub mod rtmp;
 mod session_log;
 pub mod srt;

@@ -242,7 +242,7 @@ impl Signals {
     }
 
     /// Starts the drain at the first signal and ends everything at the second.
-    pub async fn govern(mut self, shutdown: Shutdown) {
+    pub async fn handle_signals(mut self, shutdown: Shutdown) {
         let signal = self.next().await;
         info!(signal = signal.as_str(), "shutting down");
         shutdown.begin();

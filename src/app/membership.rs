@@ -11,7 +11,7 @@ use crate::balancer::Balancer;
 /// How long the hand-over to the other nodes may take.
 const HAND_OVER: Duration = Duration::from_secs(8);
 /// How long the farewell may take.
-const FAREWELL: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// When `draining` fires, gives up what only a node that serves may do. Sessions go on meanwhile, so
 /// nothing waits for it but the end of the process, which comes after `force` at the latest: half of
@@ -26,7 +26,7 @@ pub async fn hand_over(balancer: Arc<dyn Balancer>, draining: CancellationToken,
 
 /// Tells the other nodes that this one has ended.
 pub async fn leave(balancer: &dyn Balancer) {
-    if timeout(FAREWELL, balancer.leave()).await.is_err() {
-        warn!(limit = ?FAREWELL, "the other nodes are not told of the end; they find out by themselves");
+    if timeout(CLOSE_TIMEOUT, balancer.leave()).await.is_err() {
+        warn!(limit = ?CLOSE_TIMEOUT, "the other nodes are not told of the end; they find out by themselves");
     }
 }

@@ -23,7 +23,7 @@ use crate::{
         api::{self, ApiState},
         exporter::{self, Exporter},
         http, rtmp, srt,
-        streams::{self, Pieces, static_files::StaticFiles},
+        streams::{self, Segments, static_files::StaticFiles},
         system::{self, SystemState},
         webrtc::{self, registry::Registry, signalling},
     },
@@ -117,7 +117,7 @@ impl Common<'_> {
     /// Takes WebRTC media; gives what knows the sessions.
     fn webrtc(&mut self, sockets: Vec<Arc<Socket>>, config: &Config) -> Registry {
         let shutdown = self.shutdown;
-        let registry = Registry::new(webrtc::registry::Means {
+        let registry = Registry::new(webrtc::registry::SessionDeps {
             balancer: Arc::clone(&self.balancer),
             sessions: self.sessions.clone(),
             dialer: self.dialer.clone(),
@@ -203,7 +203,7 @@ impl Common<'_> {
             metrics: self.metrics.clone(),
             vhosts: config.vhosts.clone(),
             pool: self.pool.clone(),
-            pieces: Pieces::new(config.http.stream_idle, config.balancer.max_streams),
+            pieces: Segments::new(config.http.stream_idle, config.balancer.max_streams),
             files: config.http.static_files.clone().map(StaticFiles::new),
             http: config.http.clone(),
             upstream: config.upstream.clone(),

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How long those who are asked may take, all together. Prometheus itself waits 10 s by default.
-const PATIENCE: Duration = Duration::from_secs(2);
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Who is asked when somebody wants the metrics.
 #[derive(Clone)]
@@ -76,11 +76,11 @@ impl Sources {
 
     async fn find(&self) -> Found {
         let (ready, origins, placements, process) = tokio::join!(
-            timeout(PATIENCE, self.balancer.ready()),
-            timeout(PATIENCE, self.balancer.origins()),
-            timeout(PATIENCE, self.balancer.placements(Page { start: 0, count: 0 })),
+            timeout(SCRAPE_TIMEOUT, self.balancer.ready()),
+            timeout(SCRAPE_TIMEOUT, self.balancer.origins()),
+            timeout(SCRAPE_TIMEOUT, self.balancer.placements(Page { start: 0, count: 0 })),
             // The system may have to count the open files one by one.
-            timeout(PATIENCE, tokio::task::spawn_blocking(process::read)),
+            timeout(SCRAPE_TIMEOUT, tokio::task::spawn_blocking(process::read)),
         );
         let available = matches!(ready, Ok(Ok(())));
         let origins = origins.ok().and_then(Result::ok);

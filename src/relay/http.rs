@@ -99,7 +99,7 @@ struct Inner {
     dialer: Dialer,
     settings: Settings,
     metrics: OriginMetrics,
-    idle: Mutex<HashMap<Key, Vec<(Instant, Leg)>>>,
+    idle: Mutex<HashMap<Key, Vec<(Instant, PooledConnection)>>>,
 }
 
 /// The thread that made a connection, and where it leads.
@@ -107,7 +107,7 @@ type Key = (ThreadId, Arc<str>, u16);
 
 /// A connection to an origin.
 #[derive(Debug)]
-struct Leg {
+struct PooledConnection {
     requests: SendRequest<Full<Bytes>>,
     /// Nothing once it has ended.
     connection: Option<Box<Connection<TokioIo<Wire>, Full<Bytes>>>>,
@@ -181,7 +181,7 @@ impl Client {
         result
     }
 
-    async fn connect(&self, key: &Key, wire: impl FnOnce(TcpStream) -> Wire) -> Result<Leg, SendError> {
+    async fn connect(&self, key: &Key, wire: impl FnOnce(TcpStream) -> Wire) -> Result<PooledConnection, SendError> {
         let (_, host, port) = key;
         let start = Instant::now();
         let connected = self.inner.dialer.connect(host, *port, self.inner.settings.connect_timeout).await;
@@ -193,12 +193,12 @@ impl Client {
             .await
             .map_err(|error| Error::origin(Kind::Closed, format!("{host}:{port}: {}", describe(&error))))
             .map_err(SendError::Unanswered)?;
-        Ok(Leg { requests, connection: Some(Box::new(connection)) })
+        Ok(PooledConnection { requests, connection: Some(Box::new(connection)) })
     }
 
     async fn exchange(
         &self,
-        mut leg: Leg,
+        mut leg: PooledConnection,
         key: &Key,
         request: Request<Full<Bytes>>,
         patience: Patience,
@@ -260,7 +260,7 @@ impl Client {
 
 impl Inner {
     /// A connection that still stands as far as can be seen, the latest first.
-    fn take(&self, key: &Key) -> Option<Leg> {
+    fn take(&self, key: &Key) -> Option<PooledConnection> {
         loop {
             let (since, mut leg) = self.idle().get_mut(key)?.pop()?;
             if since.elapsed() < self.settings.keepalive && leg.is_idle() {
@@ -269,7 +269,7 @@ impl Inner {
         }
     }
 
-    fn keep(&self, key: &Key, leg: Leg) {
+    fn keep(&self, key: &Key, leg: PooledConnection) {
         let mut idle = self.idle();
         let legs = idle.entry(key.clone()).or_default();
         if legs.len() < self.settings.max_idle {
@@ -277,12 +277,12 @@ impl Inner {
         }
     }
 
-    fn idle(&self) -> MutexGuard<'_, HashMap<Key, Vec<(Instant, Leg)>>> {
+    fn idle(&self) -> MutexGuard<'_, HashMap<Key, Vec<(Instant, PooledConnection)>>> {
         lock(&self.idle)
     }
 }
 
-impl Leg {
+impl PooledConnection {
     /// Whether it waits for a request.
     fn is_idle(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
@@ -300,7 +300,7 @@ impl Leg {
 #[derive(Debug)]
 pub struct OriginBody {
     incoming: Incoming,
-    leg: Option<Leg>,
+    leg: Option<PooledConnection>,
     client: Client,
     key: Key,
     idle: Duration,
@@ -324,7 +324,9 @@ impl OriginBody {
         if self.incoming.is_end_stream() {
             return Err(Box::new(self));
         }
-        let Some(Leg { connection: Some(connection), .. }) = self.leg.take_if(|leg| leg.connection.is_some()) else {
+        let Some(PooledConnection { connection: Some(connection), .. }) =
+            self.leg.take_if(|leg| leg.connection.is_some())
+        else {
             return Err(Box::new(self));
         };
         let (stream, tape) = connection.into_parts().io.into_inner().into_parts();

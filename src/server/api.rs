@@ -28,15 +28,15 @@
 //! only, and the answers to OPTIONS. The token stays here; name and password for SRS's own `http_api`
 //! (`Authorization: Basic`) go on to the origins.
 
-mod ask;
+pub mod aggregate;
 mod caller;
+mod fanout;
 mod forward;
 pub mod id;
 mod item;
 pub mod merge;
 mod number;
 mod reply;
-pub mod single;
 
 use std::{
     sync::Arc,
@@ -55,11 +55,11 @@ use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
 use self::{
-    ask::{Answer, Asker, NoAnswer, Target},
+    aggregate::Aggregate,
     caller::Caller,
+    fanout::{Answer, Fanout, ReplyError, Target},
     merge::{List, Shape},
     reply::{Answers, Identity, render},
-    single::Single,
 };
 use super::{auth, http, openapi, system, webrtc::signalling};
 use crate::{
@@ -89,7 +89,7 @@ pub struct ApiState {
 
 struct App {
     balancer: Arc<dyn Balancer>,
-    asker: Asker,
+    fanout: Fanout,
     token: Option<Secret>,
     identity: Identity,
 }
@@ -98,7 +98,7 @@ struct App {
 #[derive(Debug, Clone, Copy)]
 enum Route {
     Index,
-    Single(Single),
+    Aggregate(Aggregate),
     List(List),
     Item(List),
     Requests,
@@ -108,7 +108,7 @@ enum Route {
 /// All paths that are answered for all origins together; each also with a slash behind it.
 fn routes() -> Vec<(String, Route)> {
     let index = ["", "/api", "/api/v1"].map(|path| (path.to_owned(), Route::Index));
-    let singles = Single::ALL.map(|single| (format!("/api/v1/{}", single.as_str()), Route::Single(single)));
+    let singles = Aggregate::ALL.map(|single| (format!("/api/v1/{}", single.as_str()), Route::Aggregate(single)));
     let lists = List::ALL.map(|list| (format!("/api/v1/{}", list.as_str()), Route::List(list)));
     let items = List::ALL.map(|list| (format!("/api/v1/{}/{{id}}", list.as_str()), Route::Item(list)));
     let others = [
@@ -129,8 +129,8 @@ impl Route {
     fn serve(self) -> MethodRouter<Arc<App>> {
         match self {
             Self::Index => get(async |State(app): State<Arc<App>>, caller: Caller| index(&app, &caller)),
-            Self::Single(Single::Versions) => get(versions),
-            Self::Single(single) => {
+            Self::Aggregate(Aggregate::Versions) => get(versions),
+            Self::Aggregate(single) => {
                 get(async move |State(app): State<Arc<App>>, caller: Caller| answer_single(&app, single, caller).await)
             }
             Self::List(list) => {
@@ -153,8 +153,8 @@ pub fn router(state: ApiState) -> Router {
     let ApiState { balancer, client, config, webrtc } = state;
     let server = system::cluster::node_name(&*balancer);
     let service = format!("{:08x}", rand::random::<u32>());
-    let asker = Asker::new(client, config.timeout);
-    let app = Arc::new(App { balancer, asker, token: config.token, identity: Identity { server, service } });
+    let fanout = Fanout::new(client, config.timeout);
+    let app = Arc::new(App { balancer, fanout, token: config.token, identity: Identity { server, service } });
     let mut router = Router::new();
     for (path, route) in routes() {
         if !path.is_empty() {
@@ -222,7 +222,7 @@ async fn not_found(uri: Uri) -> Response {
 impl App {
     /// The origins that can be asked, or the answer that says that they are not known.
     async fn targets(&self) -> Result<Vec<Target>, Response> {
-        let limit = self.asker.timeout();
+        let limit = self.fanout.timeout();
         let known = timeout(limit, Target::registered(&*self.balancer)).await;
         let known = known.map_err(|_| format!("the origins are not known: no answer within {limit:?}"));
         known
@@ -231,8 +231,8 @@ impl App {
     }
 
     /// Asks all origins that can be asked.
-    async fn ask_all(&self, path: &str, headers: &HeaderMap) -> Result<Vec<Came>, Response> {
-        Ok(self.asker.all(self.targets().await?, path, headers, Duration::MAX).await)
+    async fn ask_all(&self, path: &str, headers: &HeaderMap) -> Result<Vec<OriginReply>, Response> {
+        Ok(self.fanout.all(self.targets().await?, path, headers, Duration::MAX).await)
     }
 
     /// The answer with success, and `fields` in it.
@@ -245,10 +245,13 @@ impl App {
 }
 
 /// What came from one origin.
-type Came = (Target, Result<Answer, NoAnswer>);
+type OriginReply = (Target, Result<Answer, ReplyError>);
 
 /// Merges what came. Much of it takes a thread of its own, so that nobody else waits.
-async fn digest(came: Vec<Came>, work: impl FnOnce(Vec<Came>) -> Response + Send + 'static) -> Response {
+async fn merge_off_thread(
+    came: Vec<OriginReply>,
+    work: impl FnOnce(Vec<OriginReply>) -> Response + Send + 'static,
+) -> Response {
     let bytes: usize = came.iter().filter_map(|(_, answer)| answer.as_ref().ok()).map(|answer| answer.body.len()).sum();
     if bytes < LARGE {
         return work(came);
@@ -258,7 +261,7 @@ async fn digest(came: Vec<Came>, work: impl FnOnce(Vec<Came>) -> Response + Send
         .unwrap_or_else(|_| http::error(StatusCode::INTERNAL_SERVER_ERROR, "the answers could not be merged"))
 }
 
-async fn answer_single(app: &Arc<App>, single: Single, caller: Caller) -> Response {
+async fn answer_single(app: &Arc<App>, single: Aggregate, caller: Caller) -> Response {
     let came = match app.ask_all(&format!("/api/v1/{}", single.as_str()), &caller.headers).await {
         Ok(came) => came,
         Err(unavailable) => return unavailable,
@@ -267,13 +270,13 @@ async fn answer_single(app: &Arc<App>, single: Single, caller: Caller) -> Respon
         return http::error(StatusCode::SERVICE_UNAVAILABLE, "no origin with an HTTP API is registered");
     }
     let app = Arc::clone(app);
-    digest(came, move |came| {
+    merge_off_thread(came, move |came| {
         let answers = Answers::read(came, Shape::Object("data"), &[]);
         let callback = caller.callback.as_deref();
         if answers.none() {
             return answers.bad_gateway(callback);
         }
-        let data = single::merge(single, &answers.parts, now_ms());
+        let data = aggregate::merge(single, &answers.parts, now_ms());
         render(StatusCode::OK, app.done(&answers, [("data", data)]), callback)
     })
     .await
@@ -285,13 +288,13 @@ async fn versions(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMa
     if auth::permits(app.token.as_ref(), &headers)
         && let Ok(Ok(targets)) = timeout(VERSIONS, Target::registered(&*app.balancer)).await
     {
-        let came = app.asker.all(targets, "/api/v1/versions", &caller.headers, VERSIONS).await;
+        let came = app.fanout.all(targets, "/api/v1/versions", &caller.headers, VERSIONS).await;
         answers = Answers::read(came, Shape::Object("data"), &[]);
     }
     let mut body = app.done(&answers, []);
     let Value::Object(mut own) = system::version() else { return body_of(body, &caller) };
     if !answers.parts.is_empty() {
-        own.insert("data".into(), single::merge(Single::Versions, &answers.parts, now_ms()));
+        own.insert("data".into(), aggregate::merge(Aggregate::Versions, &answers.parts, now_ms()));
     }
     body.append(&mut own);
     body_of(body, &caller)
@@ -316,7 +319,7 @@ async fn answer_list(app: &Arc<App>, list: List, caller: Caller) -> Response {
         Err(unavailable) => return unavailable,
     };
     let app = Arc::clone(app);
-    digest(came, move |came| {
+    merge_off_thread(came, move |came| {
         let mut answers = Answers::read(came, Shape::Array(name), &[]);
         let callback = caller.callback.as_deref();
         if answers.none() {
@@ -329,7 +332,7 @@ async fn answer_list(app: &Arc<App>, list: List, caller: Caller) -> Response {
 }
 
 fn index(app: &App, caller: &Caller) -> Response {
-    let names = Single::ALL.map(Single::as_str).into_iter().chain(List::ALL.map(List::as_str));
+    let names = Aggregate::ALL.map(Aggregate::as_str).into_iter().chain(List::ALL.map(List::as_str));
     let urls: Map<_, _> = names.map(|name| (name.to_owned(), format!("/api/v1/{name}").into())).collect();
     let mut body = app.identity.head();
     body.insert("urls".into(), urls.into());

@@ -23,7 +23,7 @@ const HOP_BY_HOP: [HeaderName; 10] = [
 ];
 
 /// Takes out what says something of one connection only.
-pub(super) fn keep_end_to_end(headers: &mut HeaderMap) {
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -38,7 +38,7 @@ pub(super) fn keep_end_to_end(headers: &mut HeaderMap) {
 
 /// Tells whose request this is, behind what proxies before this one have told in `from`. The address
 /// cannot be claimed.
-pub(super) fn tell_address(from: &HeaderMap, peer: IpAddr, to: &mut HeaderMap) {
+pub(super) fn set_forwarded_for(from: &HeaderMap, peer: IpAddr, to: &mut HeaderMap) {
     let peer = peer.to_string();
     let so_far = from.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
     let chain: Vec<_> = so_far.chain([peer.as_str()]).collect();
@@ -70,7 +70,7 @@ mod tests {
             ("content-type", "text/plain"),
             ("set-cookie", "a=1"),
         ]);
-        keep_end_to_end(&mut headers);
+        strip_hop_by_hop(&mut headers);
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["content-type", "set-cookie"]);
@@ -80,7 +80,7 @@ mod tests {
     fn an_address_cannot_be_claimed_but_the_way_so_far_is_kept() {
         let from = headers(&[("x-forwarded-for", "1.1.1.1, 2.2.2.2"), ("x-real-ip", "1.1.1.1")]);
         let mut to = from.clone();
-        tell_address(&from, [192, 0, 2, 7].into(), &mut to);
+        set_forwarded_for(&from, [192, 0, 2, 7].into(), &mut to);
         assert_eq!(to["x-forwarded-for"], "1.1.1.1, 2.2.2.2, 192.0.2.7");
         assert_eq!(to["x-real-ip"], "192.0.2.7");
     }

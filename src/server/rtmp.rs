@@ -10,17 +10,12 @@ pub mod prologue;
 mod session;
 mod upstream;
 
-use std::{
-    io,
-    sync::{Arc, LazyLock},
-    time::{Duration, Instant},
-};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use prober::probe_suspects;
-pub(super) use upstream::probe;
 
 use super::admission::{self, Admission};
 use crate::{
@@ -100,12 +95,6 @@ pub async fn serve(listener: TcpListener, context: Arc<Context>, stop: Cancellat
         });
         context.workers.spawn(session);
     }
-}
-
-/// The clock of handshakes: milliseconds since the process began to speak RTMP (5.2.3).
-fn clock_ms() -> u32 {
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    START.elapsed().as_millis() as u32
 }
 
 /// The status code by which a client learns that what it wanted cannot be.

@@ -1,16 +1,16 @@
 //! The SRT server.
 //!
 //! Each worker has a socket of its own, and the system keeps a client with its socket, so that the
-//! sessions of a worker are known to it alone ([`desk`]). A caller's induction is answered without
+//! sessions of a worker are known to it alone ([`demux`]). A caller's induction is answered without
 //! remembering it ([`cookie`]). A conclusion that brings the cookie back begins a session, which is
 //! found by the caller's address and socket from then on ([`table`]). The session is a task of its own
 //! ([`session`]): it has the stream placed, asks the origin with the caller's own packets
-//! ([`upstream`], [`dialogue`]), and sends on what the origin sends. What the client sends goes to the
-//! origin at the desk. So whatever an origin does, only its own callers wait for it.
+//! ([`upstream`], [`origin_handshake`]), and sends on what the origin sends. What the client sends goes to the
+//! origin at the demux. So whatever an origin does, only its own callers wait for it.
 
 pub mod cookie;
-mod desk;
-pub mod dialogue;
+mod demux;
+pub mod origin_handshake;
 mod session;
 pub mod table;
 mod upstream;
@@ -98,13 +98,13 @@ pub async fn serve(sockets: Vec<Arc<Socket>>, context: Arc<Context>, stop: Cance
     let workers = &shared.context.workers;
     for (n, socket) in shared.sockets.iter().enumerate() {
         let (shared, ended, socket) = (Arc::clone(&shared), ended.clone(), Arc::clone(socket));
-        let desk = async move {
-            if let Err(error) = desk::run(socket, shared).await {
+        let demux = async move {
+            if let Err(error) = demux::run(socket, shared).await {
                 tracing::error!(%error, "a socket of SRT cannot be read");
             }
             let _ = ended.try_send(());
         };
-        workers.spawn_on(n % workers.count().max(1), desks.track_future(tracker.track_future(desk)));
+        workers.spawn_on(n % workers.count().max(1), desks.track_future(tracker.track_future(demux)));
     }
     first_ended.recv().await;
     // One that ends while it should serve ends the server, which ends the node.

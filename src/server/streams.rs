@@ -20,9 +20,9 @@ mod answer;
 mod counted;
 mod forward;
 mod headers;
-mod pieces;
 mod playlist;
 mod progressive;
+mod segments;
 pub mod static_files;
 pub mod target;
 
@@ -39,7 +39,7 @@ use bytes::Bytes;
 use hyper::body::Body as _;
 use tokio_util::sync::CancellationToken;
 
-pub use pieces::Pieces;
+pub use segments::Segments;
 
 use self::{
     counted::Counted,
@@ -83,7 +83,7 @@ pub struct Context {
     /// Where relays borrow their buffers.
     pub pool: Pool,
     /// The origins of streams that are fetched piece by piece.
-    pub pieces: Pieces,
+    pub pieces: Segments,
     /// What is served where no stream is.
     pub files: Option<StaticFiles>,
     /// Cancelled when the sessions that are left are to end.
@@ -187,7 +187,7 @@ async fn stream_answer(
     let forward = Forward::new(context, peer, &stream, request, target.kind);
     let answered = match target.kind {
         Kind::Progressive => progressive::play(&forward).await,
-        Kind::Playlist | Kind::Manifest | Kind::Piece => {
+        Kind::Playlist | Kind::Manifest | Kind::Segment => {
             piece(&forward, delivery(target.kind, request.uri().query())).await
         }
     };

@@ -85,7 +85,7 @@ pub struct SystemState {
 
 struct App {
     state: SystemState,
-    alone: cluster::Alone,
+    alone: cluster::StandaloneNode,
     refusals: LogThrottle<(Option<IpAddr>, String)>,
 }
 
@@ -97,7 +97,7 @@ impl FromRef<Arc<App>> for Exporter {
 
 /// The routes. Serve them with [`http::Server`].
 pub fn router(state: SystemState) -> Router {
-    let alone = cluster::Alone::new(&state);
+    let alone = cluster::StandaloneNode::new(&state);
     let app = Arc::new(App { state, alone, refusals: LogThrottle::new(REFUSAL_PERIOD, MAX_REFUSALS) });
     let views = Router::new()
         .route("/metrics", get(exporter::metrics::<Arc<App>>))

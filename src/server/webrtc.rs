@@ -10,7 +10,7 @@ pub mod signalling;
 
 use std::{net::SocketAddr, time::Duration};
 
-use self::registry::{Means, Registry};
+use self::registry::{Registry, SessionDeps};
 use crate::{config, relay::http::Client, stream::Vhosts};
 
 /// How long placing a stream may take at the most, whatever the balancer.
@@ -40,7 +40,7 @@ pub struct Context {
 }
 
 impl Context {
-    fn means(&self) -> &Means {
+    fn means(&self) -> &SessionDeps {
         &self.registry.inner.means
     }
 }

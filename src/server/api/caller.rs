@@ -10,7 +10,7 @@ use axum::{
 
 use crate::{
     balancer::Page,
-    server::{forwarding::tell_address, http},
+    server::{forwarding::set_forwarded_for, http},
 };
 
 /// How many items are listed where nothing else is asked for, as in SRS.
@@ -47,7 +47,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("srs-proxy/", env!("CARGO_PKG_VERSION"))));
-        tell_who_asks(&parts.headers, peer, &mut headers);
+        forward_credentials(&parts.headers, peer, &mut headers);
         Ok(Self { headers, page, paged, callback })
     }
 }
@@ -74,7 +74,7 @@ fn is_function(name: &str) -> bool {
 
 /// Tells origins the address of the caller, and his name and password if they are for SRS's own
 /// `http_api` (RFC 7617). The token of the proxy never goes on.
-pub(super) fn tell_who_asks(from: &HeaderMap, peer: Option<IpAddr>, to: &mut HeaderMap) {
+pub(super) fn forward_credentials(from: &HeaderMap, peer: Option<IpAddr>, to: &mut HeaderMap) {
     to.remove(header::AUTHORIZATION);
     if let Some(authorization) = from.get(header::AUTHORIZATION)
         && authorization.as_bytes().get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"basic "))
@@ -82,7 +82,7 @@ pub(super) fn tell_who_asks(from: &HeaderMap, peer: Option<IpAddr>, to: &mut Hea
         to.insert(header::AUTHORIZATION, authorization.clone());
     }
     if let Some(peer) = peer {
-        tell_address(from, peer, to);
+        set_forwarded_for(from, peer, to);
     }
 }
 
@@ -149,7 +149,7 @@ mod tests {
             headers.insert(header::AUTHORIZATION, HeaderValue::from_static(authorization));
             headers.insert("x-forwarded-for", HeaderValue::from_static("10.0.0.1"));
             let mut to = headers.clone();
-            tell_who_asks(&headers, Some([10, 0, 0, 2].into()), &mut to);
+            forward_credentials(&headers, Some([10, 0, 0, 2].into()), &mut to);
             assert_eq!(to["x-real-ip"], "10.0.0.2");
             assert_eq!(to["x-forwarded-for"], "10.0.0.1, 10.0.0.2");
             to.get(header::AUTHORIZATION).map(|value| value.to_str().unwrap().to_owned())

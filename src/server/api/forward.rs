@@ -11,8 +11,8 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::{App, MAX_SHOWN, ask::Target, caller, reply};
-use crate::server::{forwarding::keep_end_to_end, http};
+use super::{App, MAX_SHOWN, caller, fanout::Target, reply};
+use crate::server::{forwarding::strip_hop_by_hop, http};
 
 /// The largest body of a request, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
@@ -41,27 +41,27 @@ pub(super) async fn forward(app: &App, request: Request, origin: &str, target: U
         }
         Err(error) => return http::error(StatusCode::BAD_REQUEST, format!("the body is cut off: {error}")),
     };
-    keep_end_to_end(&mut head.headers);
+    strip_hop_by_hop(&mut head.headers);
     // These are of the connection to the origin, and of the body as it is sent there.
     for name in [header::HOST, header::CONTENT_LENGTH] {
         head.headers.remove(name);
     }
     let from = head.headers.clone();
-    caller::tell_who_asks(&from, peer, &mut head.headers);
+    caller::forward_credentials(&from, peer, &mut head.headers);
     let mut request = hyper::Request::new(Full::<Bytes>::new(body));
     *request.method_mut() = head.method;
     *request.uri_mut() = target;
     *request.headers_mut() = head.headers;
 
-    let limit = app.asker.timeout();
-    let answer = match timeout(limit, app.asker.send(&found, request)).await {
+    let limit = app.fanout.timeout();
+    let answer = match timeout(limit, app.fanout.send(&found, request)).await {
         Ok(answer) => answer.map_err(|error| error.message().to_owned()),
         Err(_) => Err(format!("no answer within {limit:?}")),
     };
     match answer {
         Ok(answer) => {
             let mut answer = answer.map(Body::new);
-            keep_end_to_end(answer.headers_mut());
+            strip_hop_by_hop(answer.headers_mut());
             answer
         }
         Err(error) => bad_gateway(&found, &error),

@@ -12,11 +12,12 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::{
-    App, Came,
-    ask::Target,
+    App, OriginReply,
     caller::Caller,
-    digest, id,
+    fanout::Target,
+    id,
     merge::{self, List, Shape},
+    merge_off_thread,
     reply::{Answers, render},
 };
 use crate::server::http;
@@ -41,7 +42,7 @@ pub(super) async fn answer(app: &Arc<App>, list: List, id: Id, caller: Caller) -
         Err(unavailable) => return unavailable,
     };
     let app = Arc::clone(app);
-    digest(came, move |came| {
+    merge_off_thread(came, move |came| {
         let callback = caller.callback.as_deref();
         let shape = if list == List::Vhosts { Shape::Array(list.as_str()) } else { Shape::Object(list.item()) };
         let mut answers = Answers::read(came, shape, missing(list));
@@ -84,8 +85,8 @@ pub(super) async fn close_client(State(app): State<Arc<App>>, id: Id, caller: Ca
         }
     };
     let origin = owner.id.as_str().to_owned();
-    let (path, start, limit) = (path(list, plain), Instant::now(), app.asker.timeout());
-    let answer = app.asker.one(&owner, Method::DELETE, &path, caller.headers.clone(), start, limit).await;
+    let (path, start, limit) = (path(list, plain), Instant::now(), app.fanout.timeout());
+    let answer = app.fanout.one(&owner, Method::DELETE, &path, caller.headers.clone(), start, limit).await;
     let closed = Answers::read(vec![(owner, answer)], Shape::Done, missing(list));
     let callback = caller.callback.as_deref();
     if closed.none() {
@@ -110,10 +111,10 @@ async fn owners(app: &App, plain: &str, caller: &Caller) -> Result<(Vec<Target>,
 }
 
 /// Asks for an item: the origin that its id names, or all of them.
-async fn look_for(app: &App, list: List, id: &str, caller: &Caller) -> Result<Vec<Came>, Response> {
+async fn look_for(app: &App, list: List, id: &str, caller: &Caller) -> Result<Vec<OriginReply>, Response> {
     let (plain, tag) = id::split(id);
     let targets = meant(app.targets().await?, tag);
-    Ok(app.asker.all(targets, &path(list, plain), &caller.headers, Duration::MAX).await)
+    Ok(app.fanout.all(targets, &path(list, plain), &caller.headers, Duration::MAX).await)
 }
 
 /// Those with this tag, or all if there is none.

@@ -7,7 +7,7 @@ use axum::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    ask::{Answer, NoAnswer, Target},
+    fanout::{Answer, ReplyError, Target},
     merge::{self, Part, Reading, Shape},
 };
 
@@ -28,19 +28,19 @@ pub(super) struct Answers {
     /// How many say that they do not have it.
     missing: usize,
     /// Those that do not answer, or not so that it can be used.
-    unanswered: Vec<(String, NoAnswer)>,
+    unanswered: Vec<(String, ReplyError)>,
 }
 
 impl Answers {
     /// Reads what came. `missing` are the codes by which an origin says that it has no such thing.
-    pub(super) fn read(came: Vec<(Target, Result<Answer, NoAnswer>)>, shape: Shape, missing: &[i64]) -> Self {
+    pub(super) fn read(came: Vec<(Target, Result<Answer, ReplyError>)>, shape: Shape, missing: &[i64]) -> Self {
         let mut answers = Self::default();
         for (target, answer) in came {
             let origin = target.id.as_str().to_owned();
             // The body ends here, and with it what it takes of the bound.
             let read = answer.and_then(|answer| match answer.missing {
-                false => merge::read(&answer.body, shape, missing).map_err(NoAnswer::from),
-                true if missing.is_empty() => Err(NoAnswer::from("it answers with status 404")),
+                false => merge::read(&answer.body, shape, missing).map_err(ReplyError::from),
+                true if missing.is_empty() => Err(ReplyError::from("it answers with status 404")),
                 true => Ok(Reading::Missing),
             });
             match read {
@@ -65,7 +65,7 @@ impl Answers {
     /// Names the origins that have not answered, if there are any.
     pub(super) fn name_unanswered(&self, to: &mut Map<String, Value>) {
         if !self.unanswered.is_empty() {
-            let name = |(origin, no): &(String, NoAnswer)| json!({"origin": origin, "error": no.error});
+            let name = |(origin, no): &(String, ReplyError)| json!({"origin": origin, "error": no.error});
             to.insert("unanswered".into(), self.unanswered.iter().map(name).collect());
         }
     }

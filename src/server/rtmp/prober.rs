@@ -6,8 +6,9 @@ use std::sync::Arc;
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, probe};
+use super::Context;
 use crate::balancer::{OriginState, Reachability};
+use crate::server::origin_probe::probe;
 
 /// Probes under way at once.
 const MAX_PROBES: usize = 16;

@@ -59,7 +59,7 @@ pub async fn read(client: &mut TcpStream, vhosts: &Vhosts, received: &mut u64) -
     let mut raw = Vec::with_capacity(1024);
     let mut scanner = Scanner::transparent();
     let mut edits = Edits::default();
-    let mut dialogue = Dialogue::new(vhosts);
+    let mut dialogue = CommandNegotiation::new(vhosts);
     let mut done = 0;
     loop {
         let room = MAX_PROLOGUE.saturating_sub(raw.len());
@@ -123,7 +123,7 @@ async fn send(client: &mut TcpStream, bytes: &[u8]) -> Result<()> {
 }
 
 /// The commands so far and their answers.
-struct Dialogue<'a> {
+struct CommandNegotiation<'a> {
     vhosts: &'a Vhosts,
     answers: Vec<u8>,
     answered: Vec<f64>,
@@ -138,7 +138,7 @@ struct Dialogue<'a> {
     failure: Option<Error>,
 }
 
-impl<'a> Dialogue<'a> {
+impl<'a> CommandNegotiation<'a> {
     const fn new(vhosts: &'a Vhosts) -> Self {
         Self {
             vhosts,
@@ -231,7 +231,7 @@ impl<'a> Dialogue<'a> {
     }
 }
 
-impl Inspect for Dialogue<'_> {
+impl Inspect for CommandNegotiation<'_> {
     fn interest(&self, header: &Header) -> Interest {
         if header.is_command() { Interest::Whole } else { Interest::Pass }
     }

@@ -14,7 +14,7 @@ use super::{
     duplex::Verdict,
     prologue::{self, CHUNK_SIZE, Prologue},
     status_code,
-    upstream::{self, Leg},
+    upstream::{self, OriginLeg},
 };
 use crate::{
     balancer::{Intent, Lease, Reachability},
@@ -26,14 +26,15 @@ use crate::{
         tcp::{self, Limits, Relay},
     },
     server::{
-        attempts::{Attempts, Means, Want},
+        origin_probe,
+        origin_search::{Deps, OriginSearch, StreamRequest},
         session_log,
     },
     session::{Delivery, Session, SessionGuard},
 };
 
 /// How long a client may take to read why its session ends.
-const FAREWELL: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 const SHUTTING_DOWN: &str = "this node is shutting down: connect again";
 
@@ -68,7 +69,7 @@ async fn serve(mut client: TcpStream, session: &SessionGuard, context: &Arc<Cont
         }
         Err(error) => {
             if error.kind() != Kind::Closed {
-                tcp::close(client, FAREWELL).await;
+                tcp::close(client, CLOSE_TIMEOUT).await;
             }
             error
         }
@@ -116,7 +117,8 @@ async fn shake_hands(client: &mut TcpStream, received: &mut u64) -> Result<()> {
     client.read_exact(&mut c0c1[1..]).await.map_err(failed)?;
     *received += handshake::BLOCK as u64;
 
-    let (answer, _) = handshake::answer(&c0c1, super::clock_ms(), |bytes| rand::fill(bytes)).map_err(protocol)?;
+    let (answer, _) =
+        handshake::answer(&c0c1, origin_probe::clock_ms(), |bytes| rand::fill(bytes)).map_err(protocol)?;
     client.write_all(&answer[..]).await.map_err(failed)?;
     // C2 echoes S1, which proves nothing that matters here.
     client.read_exact(&mut c0c1[1..]).await.map_err(failed)?;
@@ -132,12 +134,16 @@ async fn place_and_open<'a>(
     received: u64,
     context: &'a Context,
     span: &Span,
-) -> Result<(Leg<'a>, Lease)> {
+) -> Result<(OriginLeg<'a>, Lease)> {
     let client = upstream::Client { session, prologue, vhosts: &context.vhosts, received };
-    let want =
-        Want { stream: &prologue.stream, protocol: Protocol::Rtmp, intent: prologue.intent, session: session.id };
+    let want = StreamRequest {
+        stream: &prologue.stream,
+        protocol: Protocol::Rtmp,
+        intent: prologue.intent,
+        session: session.id,
+    };
     let Context { balancer, sessions, dialer, upstream, .. } = context;
-    let mut attempts = Attempts::new(Means { balancer, sessions, dialer, upstream }, want);
+    let mut attempts = OriginSearch::new(Deps { balancer, sessions, dialer, upstream }, want);
     loop {
         let lease = attempts.next().await?;
         let origin = Arc::clone(&lease.placement().origin);
@@ -169,20 +175,20 @@ async fn refuse(mut client: TcpStream, prologue: &Prologue, error: &Error) {
     let mut bytes = Vec::new();
     let status = command::on_status_error(code, &description);
     Header::status(prologue.stream_id).encode_message(&status, CHUNK_SIZE, &mut bytes);
-    let _ = timeout(FAREWELL, client.write_all(&bytes)).await;
-    tcp::close(client, FAREWELL).await;
+    let _ = timeout(CLOSE_TIMEOUT, client.write_all(&bytes)).await;
+    tcp::close(client, CLOSE_TIMEOUT).await;
 }
 
 /// Moves bytes until the session ends, and says why it did.
 async fn relay(
     client: TcpStream,
-    leg: Leg<'_>,
+    leg: OriginLeg<'_>,
     mut lease: Lease,
     prologue: &Prologue,
     context: &Context,
     span: &Span,
 ) -> Error {
-    let Leg { stream: origin, duplex, opening } = leg;
+    let OriginLeg { stream: origin, duplex, opening } = leg;
     let limits = Limits { idle: context.rtmp.idle_timeout, send: context.rtmp.send_timeout };
     let mut relay = match Relay::new(client, origin, opening, duplex, context.pool.clone(), limits) {
         Ok(relay) => relay,
@@ -222,16 +228,16 @@ async fn relay(
         _ => {}
     }
     if end.side() != Side::Client {
-        relay.flush_client(FAREWELL).await;
+        relay.flush_client(CLOSE_TIMEOUT).await;
     }
     drop(lease);
     let (client, origin, _) = relay.into_parts();
     if end.side() == Side::Client {
         drop(client);
-        tcp::close(origin, FAREWELL).await;
+        tcp::close(origin, CLOSE_TIMEOUT).await;
     } else {
         drop(origin);
-        tcp::close(client, FAREWELL).await;
+        tcp::close(client, CLOSE_TIMEOUT).await;
     }
     end
 }

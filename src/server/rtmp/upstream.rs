@@ -1,9 +1,6 @@
 //! The origin's leg of a session: connect, shake hands, repeat the client's prologue.
 
-use std::{
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, time::Instant};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -25,14 +22,12 @@ use crate::{
         handshake,
         message::{Header, kind},
     },
-    config::{RealIp, Upstream},
+    config::RealIp,
     error::{Error, Kind, Result, Side, Status},
     metrics::{OriginMetrics, label},
-    origin::{Origin, Protocol},
-    relay::{
-        dial::Dialer,
-        tcp::{Opening, acknowledge_at_once},
-    },
+    origin::Origin,
+    relay::tcp::{Opening, acknowledge_at_once},
+    server::origin_probe::{connect, shake_hands, within},
     session::Session,
     stream::Vhosts,
 };
@@ -41,7 +36,7 @@ use crate::{
 const MAX_ANSWERS: usize = 64 * 1024;
 
 /// An origin that has answered the client's first commands and been sent publish or play.
-pub struct Leg<'a> {
+pub struct OriginLeg<'a> {
     /// The connection.
     pub stream: TcpStream,
     /// Both directions.
@@ -65,7 +60,7 @@ pub struct Client<'a> {
 
 /// Connects to `origin` and repeats the client's prologue to it, up to publish or play and what came
 /// with it. An error that [`Error::is_retryable`] came before publish or play was sent.
-pub async fn open<'a>(origin: &Origin, client: Client<'a>, context: &Context) -> Result<Leg<'a>> {
+pub async fn open<'a>(origin: &Origin, client: Client<'a>, context: &Context) -> Result<OriginLeg<'a>> {
     let (metrics, start) = (context.metrics.origins(label::Upstream::Rtmp), Instant::now());
     let leg = open_uncounted(origin, client, context, &metrics).await;
     metrics.answered(leg.as_ref().err().map(Error::kind), start.elapsed());
@@ -77,7 +72,7 @@ async fn open_uncounted<'a>(
     client: Client<'a>,
     context: &Context,
     metrics: &OriginMetrics,
-) -> Result<Leg<'a>> {
+) -> Result<OriginLeg<'a>> {
     let prologue = client.prologue;
     let mut duplex = Duplex::new(client.session, prologue, client.vhosts, client.received);
     let prefix = real_ip_prefix(origin, client.session.peer.ip(), context.rtmp.real_ip);
@@ -126,48 +121,7 @@ async fn open_uncounted<'a>(
         let header = Header { stream_id: duplex.client_stream_id(header.stream_id), ..*header };
         header.encode_message(payload, chunk_size, &mut to_client);
     }
-    Ok(Leg { stream, duplex, opening: Opening { to_client, from_client, from_origin } })
-}
-
-/// Whether an origin that failed answers again: connects and shakes hands, no more.
-pub async fn probe(origin: &Origin, dialer: &Dialer, settings: &Upstream) -> Result<()> {
-    let mut stream = connect(origin, dialer, settings).await?;
-    let shaking = async {
-        let mut c2 = Vec::new();
-        shake_hands(&mut stream, None, &mut c2).await?;
-        stream.write_all(&c2).await.map_err(|e| Error::io(Side::Origin, "the handshake", e))
-    };
-    within(settings.answer_timeout, "the handshake", shaking).await
-}
-
-async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
-    timeout(limit, work)
-        .await
-        .unwrap_or_else(|_| Err(Error::origin(Kind::Timeout, format!("{what}: no answer in {limit:?}"))))
-}
-
-async fn connect(origin: &Origin, dialer: &Dialer, settings: &Upstream) -> Result<TcpStream> {
-    let (host, port) = origin
-        .address(Protocol::Rtmp)
-        .ok_or_else(|| Error::origin(Kind::Connect, "the origin has no RTMP endpoint".to_owned()))?;
-    dialer.connect(host, port, settings.connect_timeout).await
-}
-
-/// Shakes hands in the simple form. C2 is left in `out`, to be sent with what follows.
-async fn shake_hands(stream: &mut TcpStream, prefix: Option<&[u8; 7]>, out: &mut Vec<u8>) -> Result<()> {
-    let failed = |e| Error::io(Side::Origin, "the handshake", e);
-    let hello = handshake::hello(super::clock_ms(), |bytes| rand::fill(bytes));
-    out.extend(prefix.into_iter().flatten());
-    out.extend_from_slice(&hello[..]);
-    stream.write_all(out).await.map_err(failed)?;
-    acknowledge_at_once(stream);
-
-    let mut answer = Box::new([0; handshake::S0S1S2]);
-    stream.read_exact(&mut answer[..]).await.map_err(failed)?;
-    let c2 = handshake::acknowledge(&answer).map_err(|e| Error::origin(Kind::Protocol, e.to_string()))?;
-    out.clear();
-    out.extend_from_slice(c2);
-    Ok(())
+    Ok(OriginLeg { stream, duplex, opening: Opening { to_client, from_client, from_origin } })
 }
 
 /// SRS takes IPv4 addresses only.

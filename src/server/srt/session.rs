@@ -15,9 +15,8 @@ use tracing::{Instrument, Span, field, info, info_span};
 
 use super::{
     Context,
-    desk::Event,
     table::Connection,
-    upstream::{self, Leg},
+    upstream::{self, OriginLeg, Refusal},
 };
 use crate::{
     balancer::Lease,
@@ -31,7 +30,7 @@ use crate::{
     relay::udp::{self, Flow, Path, Socket},
     server::{
         admission::Permit,
-        attempts::{self, Attempts, Means, Want},
+        origin_search::{self, Deps, OriginSearch, StreamRequest},
         session_log,
     },
     session::{Session, SessionGuard},
@@ -39,22 +38,22 @@ use crate::{
 
 /// How long a caller that waits for its answer may be silent. Callers of libsrt repeat a conclusion
 /// four times in a second, and give up after this time if not told otherwise.
-const PATIENCE: Duration = Duration::from_secs(3);
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often within a limit on silence it is looked whether something came.
 const LOOKS: u32 = 4;
 
-/// A session as its desk knows it.
-pub(super) struct Live {
+/// A session as its demux knows it.
+pub(super) struct SessionHandle {
     session: SessionGuard,
     /// Once the origin has accepted.
     origin: OnceLock<Arc<Socket>>,
-    over: OnceLock<Over>,
+    over: OnceLock<EndReason>,
     told: Notify,
 }
 
-/// How a session ended at the desk.
+/// How a session ended at the demux.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Over {
+pub(super) enum EndReason {
     /// The client shut the connection down.
     Closed,
     /// The client's socket began another connection.
@@ -63,7 +62,7 @@ pub(super) enum Over {
     OriginGone,
 }
 
-impl Over {
+impl EndReason {
     fn error(self) -> Error {
         match self {
             Self::Closed => Error::client(Kind::Closed, "closed the connection"),
@@ -73,7 +72,7 @@ impl Over {
     }
 }
 
-impl Live {
+impl SessionHandle {
     pub fn new(session: SessionGuard) -> Self {
         Self { session, origin: OnceLock::new(), over: OnceLock::new(), told: Notify::new() }
     }
@@ -84,13 +83,13 @@ impl Live {
     }
 
     /// Ends the session. The first reason counts.
-    pub fn end(&self, over: Over) {
+    pub fn end(&self, over: EndReason) {
         if self.over.set(over).is_ok() {
             self.told.notify_one();
         }
     }
 
-    async fn ended(&self) -> Over {
+    async fn ended(&self) -> EndReason {
         loop {
             if let Some(over) = self.over.get() {
                 return *over;
@@ -100,7 +99,7 @@ impl Live {
     }
 }
 
-impl std::ops::Deref for Live {
+impl std::ops::Deref for SessionHandle {
     type Target = Session;
 
     fn deref(&self) -> &Session {
@@ -109,47 +108,64 @@ impl std::ops::Deref for Live {
 }
 
 /// What a session begins with.
-pub(super) struct Opening {
+pub(super) struct PendingSession {
     pub connection: Connection,
     /// The way to the client.
     pub path: Path,
     /// What the caller sent.
     pub conclusion: Box<[u8]>,
-    pub live: Arc<Live>,
+    pub live: Arc<SessionHandle>,
     /// Held until the origin has answered.
     pub turn: OwnedSemaphorePermit,
     pub permit: Permit,
     /// The socket that the client's packets come to.
     pub out: Arc<Socket>,
-    pub desk: mpsc::UnboundedSender<Event>,
+    pub demux: mpsc::UnboundedSender<Event>,
 }
 
 /// What a session keeps of it.
 struct Client {
     connection: Connection,
     path: Path,
-    live: Arc<Live>,
+    live: Arc<SessionHandle>,
     out: Arc<Socket>,
-    desk: mpsc::UnboundedSender<Event>,
+    demux: mpsc::UnboundedSender<Event>,
 }
 
-/// Why there is no session.
-pub(super) struct Refusal {
-    pub error: Error,
-    /// What the origin itself said.
-    pub packet: Option<Packet>,
-}
-
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Self {
-        Self { error, packet: None }
-    }
+/// What sessions report to the demultiplexer of their listener.
+pub(super) enum Event {
+    /// The origin takes the caller.
+    Accepted {
+        /// Whom.
+        connection: Connection,
+        /// The way to it.
+        path: Path,
+        /// The origin's socket.
+        route: u32,
+        /// What the caller is answered.
+        answer: Box<[u8]>,
+        /// Told whether the caller was answered.
+        done: oneshot::Sender<bool>,
+    },
+    /// The session has ended.
+    Ended {
+        /// Whose.
+        connection: Connection,
+        /// The way to it.
+        path: Path,
+        /// What the caller is answered, if it still waits for an answer.
+        refusal: Option<Box<[u8]>>,
+    },
+    /// Some time has passed.
+    Tidy,
+    /// No session is left anywhere, and none may begin.
+    Stop,
 }
 
 /// Serves a caller.
-pub(super) async fn run(opening: Opening, context: Arc<Context>) {
-    let Opening { connection, path, conclusion, live, turn, permit, out, desk } = opening;
-    let client = Client { connection, path, live, out, desk };
+pub(super) async fn run(opening: PendingSession, context: Arc<Context>) {
+    let PendingSession { connection, path, conclusion, live, turn, permit, out, demux } = opening;
+    let client = Client { connection, path, live, out, demux };
     let span = span(&client.live);
     // Boxed, so that what the beginning needs is given back before the long part.
     let opened = Box::pin(open(&client, &conclusion, &context, &span)).await;
@@ -169,11 +185,11 @@ pub(super) async fn run(opening: Opening, context: Arc<Context>) {
         }
     };
     span.in_scope(|| session_log::ended(&client.live, &error));
-    let _ = client.desk.send(Event::Ended { connection, path, refusal });
+    let _ = client.demux.send(Event::Ended { connection, path, refusal });
     drop((client, permit));
     if let Some(origin) = failed {
         let Context { balancer, dialer, upstream, .. } = &*context;
-        attempts::suspect_if_dead(&**balancer, &origin, dialer, upstream, &error).await;
+        origin_search::probe_and_report(&**balancer, &origin, dialer, upstream, &error).await;
     }
 }
 
@@ -195,7 +211,12 @@ fn span(session: &Session) -> Span {
 }
 
 /// Opens the origin's leg and has the caller answered, while the caller waits for it.
-async fn open(client: &Client, conclusion: &[u8], context: &Context, span: &Span) -> Result<(Leg, Lease), Refusal> {
+async fn open(
+    client: &Client,
+    conclusion: &[u8],
+    context: &Context,
+    span: &Span,
+) -> Result<(OriginLeg, Lease), Refusal> {
     let live = &client.live;
     let opening = async {
         let (mut leg, lease) = place(client, conclusion, context, span).await?;
@@ -203,7 +224,7 @@ async fn open(client: &Client, conclusion: &[u8], context: &Context, span: &Span
         let answer = leg.answer.take().map(Packet::into_bytes).unwrap_or_default();
         let Client { connection, path, .. } = *client;
         let _ = live.origin.set(Arc::clone(leg.reader.socket()));
-        let _ = client.desk.send(Event::Accepted { connection, path, route: leg.socket, answer, done });
+        let _ = client.demux.send(Event::Accepted { connection, path, route: leg.socket, answer, done });
         if accepted.await != Ok(true) {
             let _ = leg.reader.socket().send(&srt::shutdown(leg.socket, timestamp(live)));
             return Err(Error::internal(Kind::Limit, "two origins use one socket id towards this client").into());
@@ -213,8 +234,8 @@ async fn open(client: &Client, conclusion: &[u8], context: &Context, span: &Span
     tokio::select! {
         opened = opening => opened,
         over = live.ended() => Err(over.error().into()),
-        () = silence(PATIENCE, || live.packets().0) => {
-            Err(Error::client(Kind::Closed, format!("gave up: sent nothing for {PATIENCE:?}")).into())
+        () = silence(SEARCH_TIMEOUT, || live.packets().0) => {
+            Err(Error::client(Kind::Closed, format!("gave up: sent nothing for {SEARCH_TIMEOUT:?}")).into())
         }
         () = context.closing.cancelled() => Err(shutting_down().into()),
     }
@@ -222,14 +243,19 @@ async fn open(client: &Client, conclusion: &[u8], context: &Context, span: &Span
 
 /// Has the stream placed and asks the origin; one that does not answer is reported, and the next one
 /// is tried.
-async fn place(client: &Client, conclusion: &[u8], context: &Context, span: &Span) -> Result<(Leg, Lease), Refusal> {
+async fn place(
+    client: &Client,
+    conclusion: &[u8],
+    context: &Context,
+    span: &Span,
+) -> Result<(OriginLeg, Lease), Refusal> {
     let live = &client.live;
     let Some((intent, stream)) = live.role() else {
         return Err(Error::client(Kind::Protocol, "names no stream").into());
     };
     let Context { balancer, sessions, dialer, upstream, .. } = context;
-    let want = Want { stream, protocol: Protocol::Srt, intent: *intent, session: live.id };
-    let mut attempts = Attempts::new(Means { balancer, sessions, dialer, upstream }, want);
+    let want = StreamRequest { stream, protocol: Protocol::Srt, intent: *intent, session: live.id };
+    let mut attempts = OriginSearch::new(Deps { balancer, sessions, dialer, upstream }, want);
     loop {
         let lease = attempts.next().await?;
         let origin = &lease.placement().origin;
@@ -282,7 +308,13 @@ impl Flow for ToClient {
 }
 
 /// Moves packets until the session ends, and says why it did, and whether the origin knows.
-async fn relay(client: &Client, leg: Leg, mut lease: Lease, context: &Arc<Context>, span: &Span) -> (Error, bool) {
+async fn relay(
+    client: &Client,
+    leg: OriginLeg,
+    mut lease: Lease,
+    context: &Arc<Context>,
+    span: &Span,
+) -> (Error, bool) {
     let Client { connection, path, live, out, .. } = client;
     span.in_scope(|| info!("session started"));
     let (caller, route, origin) = (connection.caller.socket, leg.socket, Arc::clone(leg.reader.socket()));
@@ -304,7 +336,7 @@ async fn relay(client: &Client, leg: Leg, mut lease: Lease, context: &Arc<Contex
     if !client_knows {
         let _ = out.send_to(&srt::shutdown(caller, timestamp(live)), *path);
     }
-    let origin_knows = closed || live.over.get() == Some(&Over::Closed);
+    let origin_knows = closed || live.over.get() == Some(&EndReason::Closed);
     if !origin_knows {
         let _ = origin.send(&srt::shutdown(route, timestamp(live)));
     }
@@ -313,7 +345,7 @@ async fn relay(client: &Client, leg: Leg, mut lease: Lease, context: &Arc<Contex
 
 /// Sends on what the origin sends, until it has closed the connection.
 async fn pass_all(
-    leg: Leg,
+    leg: OriginLeg,
     mut flow: ToClient,
     session: Arc<Session>,
     out: Arc<Socket>,
@@ -333,7 +365,7 @@ async fn pass_all(
                     context.metrics.dropped(UdpListener::Srt, Dropped::Unsent, done.unsent);
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Err(Over::OriginGone.error()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Err(EndReason::OriginGone.error()),
             Err(error) => return Err(Error::io(Side::Origin, "receiving", error)),
         }
     }
@@ -341,7 +373,7 @@ async fn pass_all(
 }
 
 /// Returns when a session has to end for another reason than the origin's word.
-async fn interruption(live: &Live, lease: &mut Lease, context: &Context) -> Error {
+async fn interruption(live: &SessionHandle, lease: &mut Lease, context: &Context) -> Error {
     let idle = context.srt.idle_timeout;
     tokio::select! {
         over = live.ended() => over.error(),

@@ -11,8 +11,7 @@ use tokio::time::sleep_until;
 
 use super::{
     Context,
-    dialogue::{Answer, Dialogue, Next, Step},
-    session::Refusal,
+    origin_handshake::{Answer, Next, OriginHandshake, Step},
 };
 use crate::{
     codec::srt::handshake::Packet,
@@ -25,8 +24,21 @@ use crate::{
 /// How many packets that follow the origin's answer at once are kept until the caller has it.
 const MAX_EARLY: usize = 64;
 
+/// Why there is no session.
+pub(super) struct Refusal {
+    pub error: Error,
+    /// What the origin itself said.
+    pub packet: Option<Packet>,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self { error, packet: None }
+    }
+}
+
 /// An origin that takes a caller.
-pub(super) struct Leg {
+pub(super) struct OriginLeg {
     pub reader: Reader,
     /// The origin's socket for this caller.
     pub socket: u32,
@@ -42,7 +54,7 @@ pub(super) async fn open(
     conclusion: &[u8],
     caller: IpAddr,
     context: &Context,
-) -> Result<Leg, Refusal> {
+) -> Result<OriginLeg, Refusal> {
     let (metrics, start) = (context.metrics.origins(Upstream::Srt), Instant::now());
     let leg = open_uncounted(origin, conclusion, caller, context, &metrics).await;
     metrics.answered(leg.as_ref().err().map(|refusal| refusal.error.kind()), start.elapsed());
@@ -55,7 +67,7 @@ async fn open_uncounted(
     caller: IpAddr,
     context: &Context,
     metrics: &OriginMetrics,
-) -> Result<Leg, Refusal> {
+) -> Result<OriginLeg, Refusal> {
     let (host, port) =
         origin.address(Protocol::Srt).ok_or_else(|| Error::origin(Kind::Connect, "the origin has no SRT endpoint"))?;
     let addresses = context.dialer.lookup(host, context.upstream.connect_timeout).await?;
@@ -64,15 +76,15 @@ async fn open_uncounted(
         let address = SocketAddr::new(ip, port);
         let start = Instant::now();
         let limit = context.srt.answer_timeout;
-        let mut dialogue = Dialogue::new(conclusion, caller, ip, limit, start)
+        let mut origin_handshake = OriginHandshake::new(conclusion, caller, ip, limit, start)
             .map_err(|error| Error::client(Kind::Protocol, error.to_string()))?;
-        let asked = ask(address, &mut dialogue).await;
+        let asked = ask(address, &mut origin_handshake).await;
         // What answers the induction is there, whatever it says next.
-        let failure = asked.as_ref().err().filter(|_| dialogue.step() == Step::Induction).map(Error::kind);
+        let failure = asked.as_ref().err().filter(|_| origin_handshake.step() == Step::Induction).map(Error::kind);
         metrics.connected(failure, start.elapsed());
         match asked {
             Ok((Answer::Accepted { packet, socket }, reader, early)) => {
-                return Ok(Leg { reader, socket, answer: Some(packet), early });
+                return Ok(OriginLeg { reader, socket, answer: Some(packet), early });
             }
             Ok((Answer::Rejected { packet, reason }, ..)) => {
                 let status = Status { code: reason.0.to_string(), description: reason.meaning().to_owned() };
@@ -85,7 +97,10 @@ async fn open_uncounted(
     Err(last.into())
 }
 
-async fn ask(address: SocketAddr, dialogue: &mut Dialogue) -> Result<(Answer, Reader, Vec<Box<[u8]>>), Error> {
+async fn ask(
+    address: SocketAddr,
+    origin_handshake: &mut OriginHandshake,
+) -> Result<(Answer, Reader, Vec<Box<[u8]>>), Error> {
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::ConnectionRefused => {
             Error::origin(Kind::Connect, format!("nobody listens for SRT at {address}"))
@@ -95,7 +110,7 @@ async fn ask(address: SocketAddr, dialogue: &mut Dialogue) -> Result<(Answer, Re
     let reader = Socket::connect(address).and_then(|socket| Reader::new(Arc::new(socket))).map_err(failed)?;
     let (mut answer, mut early) = (None, Vec::new());
     loop {
-        let until = match dialogue.poll(Instant::now()) {
+        let until = match origin_handshake.poll(Instant::now()) {
             Next::Send(packet) => {
                 reader.socket().send(packet).map_err(failed)?;
                 continue;
@@ -110,7 +125,7 @@ async fn ask(address: SocketAddr, dialogue: &mut Dialogue) -> Result<(Answer, Re
             let now = Instant::now();
             for packet in received.datagrams() {
                 if answer.is_none() {
-                    answer = dialogue.receive(packet, now);
+                    answer = origin_handshake.receive(packet, now);
                 } else if early.len() < MAX_EARLY {
                     early.push(packet.into());
                 }

@@ -21,9 +21,9 @@ use crate::{
     origin::{Origin, Protocol},
     relay::http::{OriginBody, Patience, SendError},
     server::{
-        attempts::{Attempts, Means, Want},
-        forwarding::keep_end_to_end,
+        forwarding::strip_hop_by_hop,
         http::Takeover,
+        origin_search::{Deps, OriginSearch, StreamRequest},
     },
     stream::StreamKey,
 };
@@ -105,7 +105,7 @@ impl<'a> Forward<'a> {
         Ok(answer)
     }
 
-    async fn search(&self, mut attempts: Attempts<'_>) -> Result<(Answer, Lease)> {
+    async fn search(&self, mut attempts: OriginSearch<'_>) -> Result<(Answer, Lease)> {
         loop {
             let lease = attempts.next().await?;
             match self.ask(&lease).await {
@@ -120,10 +120,10 @@ impl<'a> Forward<'a> {
         }
     }
 
-    fn attempts(&self, session: u64) -> Attempts<'_> {
-        let want = Want { stream: self.stream, protocol: Protocol::Http, intent: Intent::Play, session };
+    fn attempts(&self, session: u64) -> OriginSearch<'_> {
+        let want = StreamRequest { stream: self.stream, protocol: Protocol::Http, intent: Intent::Play, session };
         let Context { balancer, sessions, client, upstream, .. } = &**self.context;
-        Attempts::new(Means { balancer, sessions, dialer: client.dialer(), upstream }, want)
+        OriginSearch::new(Deps { balancer, sessions, dialer: client.dialer(), upstream }, want)
     }
 
     /// Asks an origin; once more if it breaks off before its answer, as one that restarts does.
@@ -150,7 +150,7 @@ impl<'a> Forward<'a> {
             client.send(host, port, request, patience).await?
         };
         let framing = headers::framing(response.headers());
-        keep_end_to_end(response.headers_mut());
+        strip_hop_by_hop(response.headers_mut());
         let authorities = [headers::host(self.request).to_owned(), address];
         Ok(Answer { response, stream: self.stream.clone(), authorities, framing })
     }

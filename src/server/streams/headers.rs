@@ -4,7 +4,7 @@ use std::{fmt::Write, net::SocketAddr, time::SystemTime};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 
-use crate::server::forwarding::{keep_end_to_end, tell_address};
+use crate::server::forwarding::{set_forwarded_for, strip_hop_by_hop};
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -20,7 +20,7 @@ pub(super) fn host<B>(request: &Request<B>) -> &str {
 /// origin gets its own, `address`.
 pub(super) fn to_origin<B>(request: &Request<B>, peer: SocketAddr, address: &str) -> HeaderMap {
     let mut headers = request.headers().clone();
-    keep_end_to_end(&mut headers);
+    strip_hop_by_hop(&mut headers);
     headers.remove(header::CONTENT_LENGTH);
 
     let name = match host(request) {
@@ -34,7 +34,7 @@ pub(super) fn to_origin<B>(request: &Request<B>, peer: SocketAddr, address: &str
         headers.insert(header::HOST, host);
     }
     headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
-    tell_address(request.headers(), peer.ip(), &mut headers);
+    set_forwarded_for(request.headers(), peer.ip(), &mut headers);
     headers
 }
 

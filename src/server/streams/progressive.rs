@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// How long a client may take to read the end of its stream.
-const FAREWELL: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Plays a stream: the origin's bytes as they arrive, until either side goes away, the stream moves to
 /// another origin, or this node ends.
@@ -131,7 +131,7 @@ impl Playing {
                 let (client, origin, _) = relay.into_parts();
                 drop(origin);
                 if end.side() == Side::Origin {
-                    tcp::close(client, FAREWELL).await;
+                    tcp::close(client, CLOSE_TIMEOUT).await;
                 }
                 end
             }

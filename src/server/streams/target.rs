@@ -49,7 +49,7 @@ pub enum Kind {
     /// A manifest of MPEG-DASH.
     Manifest,
     /// A segment, a part, a key: whatever a playlist or manifest names.
-    Piece,
+    Segment,
 }
 
 /// By what a request names its stream.
@@ -100,7 +100,7 @@ impl Target {
         let is = |known: &[&str]| known.iter().any(|k| extension.eq_ignore_ascii_case(k));
 
         if let Some(name) = named(query)? {
-            let kind = if is(&["m3u8"]) { Kind::Playlist } else { Kind::Piece };
+            let kind = if is(&["m3u8"]) { Kind::Playlist } else { Kind::Segment };
             return Ok(Some(Self { name, kind }));
         }
 
@@ -120,7 +120,7 @@ impl Target {
                 _ => Some(directory.into()),
             };
             let Some(stream) = stream else { return Ok(None) };
-            (Kind::Piece, stream)
+            (Kind::Segment, stream)
         } else {
             return Ok(None);
         };

@@ -223,12 +223,12 @@ impl CountersView {
 }
 
 /// A node that knows no others: it stands alone, or agrees with them through a store.
-pub(super) struct Alone {
+pub(super) struct StandaloneNode {
     name: String,
     started: SystemTime,
 }
 
-impl Alone {
+impl StandaloneNode {
     pub(super) fn new(state: &SystemState) -> Self {
         let now = SystemTime::now();
         Self { name: host_name(), started: now.checked_sub(state.started.elapsed()).unwrap_or(now) }

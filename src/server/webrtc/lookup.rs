@@ -17,7 +17,7 @@ use tracing::{debug, info_span};
 
 use super::{
     publisher_record,
-    registry::{Means, Opening, Registry},
+    registry::{PendingSession, Registry, SessionDeps},
 };
 use crate::sync::lock;
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
     net,
     origin::Protocol,
     relay::udp::Path,
-    server::attempts::{self, Attempts, Want},
+    server::origin_search::{self, OriginSearch, StreamRequest},
     session::Delivery,
 };
 
@@ -35,7 +35,7 @@ const AT_ONCE: usize = 16;
 /// Questions in a second.
 const IN_A_SECOND: usize = 500;
 /// How long a username that was asked for is not asked for again.
-const ASKED: Duration = Duration::from_secs(1);
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// The longest username that is asked for: two fragments of ICE (RFC 8839, section 5.4).
 const MAX_USERNAME: usize = 2 * 256 + 1;
 
@@ -74,12 +74,12 @@ impl Lookups {
             return false;
         }
         if state.asked.len() >= IN_A_SECOND {
-            state.asked.retain(|_, at| now.saturating_duration_since(*at) < ASKED);
+            state.asked.retain(|_, at| now.saturating_duration_since(*at) < RETRY_AFTER);
         }
         if state.asked.len() >= IN_A_SECOND {
             return false;
         }
-        let recently = state.asked.get(username).is_some_and(|at| now.saturating_duration_since(*at) < ASKED);
+        let recently = state.asked.get(username).is_some_and(|at| now.saturating_duration_since(*at) < RETRY_AFTER);
         if !recently {
             state.asked.insert(username.into(), now);
             state.under_way += 1;
@@ -112,9 +112,9 @@ async fn find(registry: &Registry, username: &str, path: Path) -> Result<()> {
 
     let session = means.sessions.start(Delivery::Webrtc, peer);
     session.set_role(intent, stream.clone());
-    let want = Want { stream: &stream, protocol: Protocol::Rtc, intent, session: session.id };
-    let Means { balancer, sessions, dialer, upstream, .. } = means;
-    let lease = Attempts::new(attempts::Means { balancer, sessions, dialer, upstream }, want).next().await;
+    let want = StreamRequest { stream: &stream, protocol: Protocol::Rtc, intent, session: session.id };
+    let SessionDeps { balancer, sessions, dialer, upstream, .. } = means;
+    let lease = OriginSearch::new(origin_search::Deps { balancer, sessions, dialer, upstream }, want).next().await;
     let lease = lease.inspect_err(|error| session.set_end(error))?;
     let origin = lease.placement().origin.id();
     session.set_origin(Some(origin.clone()));
@@ -127,7 +127,7 @@ async fn find(registry: &Registry, username: &str, path: Path) -> Result<()> {
         %stream,
         %origin,
     );
-    registry.start(Opening { permit, usernames: vec![username.to_owned()], lease, session, span }).await
+    registry.start(PendingSession { permit, usernames: vec![username.to_owned()], lease, session, span }).await
 }
 
 fn unavailable(error: &BalancerError) -> Error {
@@ -144,7 +144,7 @@ mod tests {
         assert!(lookups.begin("a:b", Instant::now()));
         assert!(!lookups.begin("a:b", Instant::now()));
         assert!(lookups.begin("a:c", Instant::now()));
-        tokio::time::advance(ASKED).await;
+        tokio::time::advance(RETRY_AFTER).await;
         assert!(lookups.begin("a:b", Instant::now()));
     }
 
@@ -160,7 +160,7 @@ mod tests {
         };
         assert_eq!((0..10_000).filter(|n| begun(*n)).count(), IN_A_SECOND);
         assert_eq!(lookups.lock().asked.len(), IN_A_SECOND);
-        tokio::time::advance(ASKED).await;
+        tokio::time::advance(RETRY_AFTER).await;
         assert!(begun(10_000), "others are asked for later");
         assert!(!lookups.begin(&"x".repeat(MAX_USERNAME + 1), Instant::now()));
 

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{lookup::Lookups, registry::Registry, session::Live};
+use super::{lookup::Lookups, registry::Registry, session::SessionHandle};
 use crate::{
     codec::stun::{self, Class, Message},
     log_throttle::LogThrottle,
@@ -79,7 +79,7 @@ async fn serve_one(socket: Arc<Socket>, registry: Registry, lookups: Lookups, st
 struct Worker {
     registry: Registry,
     lookups: Lookups,
-    known: HashMap<Path, Arc<Live>>,
+    known: HashMap<Path, Arc<SessionHandle>>,
     /// At how many of them those that no session knows any more are forgotten at once.
     crowded: usize,
 }
@@ -109,7 +109,7 @@ impl Worker {
     }
 
     /// The session of a request, which may be another one than before for its address.
-    fn session_of(&mut self, path: Path, username: &str) -> Result<&Arc<Live>, Dropped> {
+    fn session_of(&mut self, path: Path, username: &str) -> Result<&Arc<SessionHandle>, Dropped> {
         if !self.known.get(&path).is_some_and(|live| live.answers_to(username)) {
             match self.registry.find(username) {
                 Some(live) => self.know(path, live),
@@ -123,7 +123,7 @@ impl Worker {
 
     /// Whoever knows a session's username can use it from as many addresses as he makes up, of which the
     /// session remembers a few.
-    fn know(&mut self, path: Path, live: Arc<Live>) {
+    fn know(&mut self, path: Path, live: Arc<SessionHandle>) {
         if self.known.len() >= self.crowded {
             self.tidy();
         }

@@ -27,7 +27,7 @@ const MAX_PEERS: usize = 8;
 /// Requests that the origin may still answer.
 const MAX_PENDING: usize = 32;
 /// How long the current address may be silent until another takes its place.
-const QUIET: Duration = Duration::from_secs(1);
+const SILENCE_BEFORE_SWITCH: Duration = Duration::from_secs(1);
 
 /// Where a session's client is.
 #[derive(Debug, Default)]
@@ -55,7 +55,7 @@ struct Pending {
 
 /// Where a datagram of the origin goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Route {
     /// To this address.
     To(Path),
     /// Nowhere: the client has not shown yet where it is.
@@ -87,19 +87,19 @@ impl Peers {
     }
 
     /// Where a datagram of the origin goes.
-    pub fn way(&mut self, datagram: &[u8], now: Instant) -> Way {
+    pub fn way(&mut self, datagram: &[u8], now: Instant) -> Route {
         let answered = self.answered(datagram, now);
-        let Some(path) = answered.or(self.current) else { return Way::Unknown };
+        let Some(path) = answered.or(self.current) else { return Route::Unknown };
         match self.known.iter_mut().find(|peer| peer.path == path) {
-            Some(peer) if peer.is_proven => Way::To(path),
+            Some(peer) if peer.is_proven => Route::To(path),
             Some(peer) => match peer.allowance.checked_sub(datagram.len()) {
                 Some(left) => {
                     peer.allowance = left;
-                    Way::To(path)
+                    Route::To(path)
                 }
-                None => Way::Unproven,
+                None => Route::Unproven,
             },
-            None => Way::Unknown,
+            None => Route::Unknown,
         }
     }
 
@@ -136,7 +136,7 @@ impl Peers {
     /// Whether the address to which media go is not, or no longer, where the client is.
     fn is_silent(&self, now: Instant) -> bool {
         let current = self.known.iter().find(|peer| Some(peer.path) == self.current);
-        current.is_none_or(|peer| !peer.is_proven || now.saturating_duration_since(peer.heard) >= QUIET)
+        current.is_none_or(|peer| !peer.is_proven || now.saturating_duration_since(peer.heard) >= SILENCE_BEFORE_SWITCH)
     }
 
     fn is_proven(&self, path: Path) -> bool {

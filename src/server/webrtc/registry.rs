@@ -14,7 +14,7 @@ use std::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Span;
 
-use super::session::{self, Live};
+use super::session::{self, SessionHandle};
 use crate::sync::lock;
 use crate::{
     balancer::{Balancer, Intent, Lease},
@@ -35,7 +35,7 @@ use crate::{
 const FORGOTTEN: Duration = Duration::from_millis(1);
 
 /// A session that an origin has granted.
-pub struct Opening {
+pub struct PendingSession {
     /// Its place among those that there may be at once.
     pub permit: Permit,
     /// The usernames of its STUN requests, `ORIGIN_UFRAG:CLIENT_UFRAG`.
@@ -49,7 +49,7 @@ pub struct Opening {
 }
 
 /// What sessions need.
-pub struct Means {
+pub struct SessionDeps {
     /// Tells other nodes of sessions, and this one of those of others.
     pub balancer: Arc<dyn Balancer>,
     /// Lists the sessions.
@@ -81,14 +81,14 @@ pub struct Registry {
 }
 
 pub(super) struct Inner {
-    pub(super) means: Means,
+    pub(super) means: SessionDeps,
     admission: Admission,
-    by_username: Mutex<HashMap<Arc<str>, Arc<Live>>>,
+    by_username: Mutex<HashMap<Arc<str>, Arc<SessionHandle>>>,
 }
 
 impl Registry {
     /// Has no session.
-    pub fn new(means: Means) -> Self {
+    pub fn new(means: SessionDeps) -> Self {
         let limits = Limits {
             max: means.config.max_sessions,
             max_per_ip: means.config.max_sessions_per_ip,
@@ -105,19 +105,19 @@ impl Registry {
 
     /// Takes a session: from now on its media are passed on, and other nodes find it. It ends by itself.
     /// An error is of the origin's side: it cannot be sent anything.
-    pub async fn open(&self, opening: Opening) -> Result<()> {
+    pub async fn open(&self, opening: PendingSession) -> Result<()> {
         self.tell(&opening).await;
         self.start(opening).await
     }
 
     /// Takes a session that other nodes know already.
-    pub(super) async fn start(&self, opening: Opening) -> Result<()> {
-        let Opening { permit, usernames, lease, session, span } = opening;
+    pub(super) async fn start(&self, opening: PendingSession) -> Result<()> {
+        let PendingSession { permit, usernames, lease, session, span } = opening;
         let means = &self.inner.means;
         let leg = self.leg(&lease).await;
         let leg = leg.inspect_err(|error| span.in_scope(|| session_log::ended(&session, error)))?;
         let usernames: Vec<Arc<str>> = usernames.into_iter().map(Into::into).collect();
-        let live = Arc::new(Live::new(usernames, leg, session.handle(), Instant::now()));
+        let live = Arc::new(SessionHandle::new(usernames, leg, session.handle(), Instant::now()));
         {
             let mut sessions = self.lock();
             for username in live.usernames() {
@@ -143,12 +143,12 @@ impl Registry {
     }
 
     /// The session with this username.
-    pub(super) fn find(&self, username: &str) -> Option<Arc<Live>> {
+    pub(super) fn find(&self, username: &str) -> Option<Arc<SessionHandle>> {
         self.lock().get(username).cloned()
     }
 
     /// Forgets a session that has ended.
-    pub(super) fn forget(&self, live: &Arc<Live>) {
+    pub(super) fn forget(&self, live: &Arc<SessionHandle>) {
         let mut sessions = self.lock();
         for username in live.usernames() {
             if sessions.get(username).is_some_and(|known| Arc::ptr_eq(known, live)) {
@@ -158,7 +158,7 @@ impl Registry {
     }
 
     /// Lets the other nodes find the session.
-    async fn tell(&self, opening: &Opening) {
+    async fn tell(&self, opening: &PendingSession) {
         let Some((intent, stream)) = opening.session.role() else { return };
         for username in &opening.usernames {
             self.inner.means.tell(username, stream, *intent, super::RECORD).await;
@@ -177,19 +177,19 @@ impl Registry {
         let Some((host, port)) = origin.address(Protocol::Rtc) else {
             return Err(Error::origin(Kind::Unavailable, format!("{} takes no WebRTC media", origin.id())));
         };
-        let Means { dialer, upstream, .. } = &self.inner.means;
+        let SessionDeps { dialer, upstream, .. } = &self.inner.means;
         let addresses = dialer.lookup(host, upstream.connect_timeout).await?;
         let first = addresses.first().copied();
         let ip = first.ok_or_else(|| Error::origin(Kind::Connect, format!("{host} has no address")))?;
         Ok(SocketAddr::new(ip, port))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Live>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<SessionHandle>>> {
         lock(&self.inner.by_username)
     }
 }
 
-impl Means {
+impl SessionDeps {
     /// Lets other nodes find a session by its username for some time from now on.
     pub(super) async fn tell(&self, username: &str, stream: &StreamKey, intent: Intent, time: Duration) {
         let mut ids = vec![username.to_owned()];

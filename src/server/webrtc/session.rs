@@ -1,6 +1,6 @@
 //! One session: from the answer of its origin to its end.
 //!
-//! The client's datagrams are sent to the origin by whoever received them ([`Live::pass`]); the origin's
+//! The client's datagrams are sent to the origin by whoever received them ([`SessionHandle::pass`]); the origin's
 //! are sent to the client by a task of the session's own. Another one waits for what ends it.
 
 use std::{
@@ -20,8 +20,8 @@ use tracing::{Span, info};
 
 use super::{
     RECORD, RENEWAL,
-    peers::{Peers, Way},
-    registry::{Means, Registry},
+    peers::{Peers, Route},
+    registry::{Registry, SessionDeps},
 };
 use crate::sync::lock;
 use crate::{
@@ -33,7 +33,7 @@ use crate::{
         label::{Dropped, UdpListener},
     },
     relay::udp::{Flow, Path, Reader, Socket, forward},
-    server::{admission::Permit, attempts, session_log},
+    server::{admission::Permit, origin_search, session_log},
     session::{Session, SessionGuard},
 };
 
@@ -42,7 +42,7 @@ use crate::{
 const AFTER_GOODBYE: Duration = Duration::from_secs(5);
 
 /// A session that media belong to.
-pub(super) struct Live {
+pub(super) struct SessionHandle {
     usernames: Vec<Arc<str>>,
     /// The socket towards the origin.
     leg: Arc<Socket>,
@@ -53,7 +53,7 @@ pub(super) struct Live {
     end: CancellationToken,
 }
 
-impl Live {
+impl SessionHandle {
     pub fn new(usernames: Vec<Arc<str>>, leg: Arc<Socket>, session: Arc<Session>, started: Instant) -> Self {
         let (peers, goodbye, end) = (Mutex::default(), AtomicBool::new(false), CancellationToken::new());
         Self { usernames, leg, peers, session, started, goodbye, end }
@@ -120,7 +120,7 @@ impl Live {
 
 /// Sends the origin's datagrams to where the client is.
 struct ToClient {
-    live: Arc<Live>,
+    live: Arc<SessionHandle>,
     unproven: u64,
     unknown: u64,
 }
@@ -130,9 +130,9 @@ impl Flow for ToClient {
         self.live.note_goodbye(datagram);
         let way = self.live.peers().way(datagram, Instant::now());
         match way {
-            Way::To(path) => return Some(path),
-            Way::Unproven => self.unproven += 1,
-            Way::Unknown => self.unknown += 1,
+            Route::To(path) => return Some(path),
+            Route::Unproven => self.unproven += 1,
+            Route::Unknown => self.unknown += 1,
         }
         None
     }
@@ -141,7 +141,7 @@ impl Flow for ToClient {
 /// Runs a session to its end.
 pub(super) async fn run(
     registry: Registry,
-    live: Arc<Live>,
+    live: Arc<SessionHandle>,
     lease: Lease,
     session: SessionGuard,
     span: Span,
@@ -156,13 +156,13 @@ pub(super) async fn run(
     span.in_scope(|| session_log::ended(&session, &error));
     drop((session, permit));
     if error.side() == Side::Origin {
-        let Means { balancer, dialer, upstream, .. } = means;
-        attempts::suspect_if_dead(&**balancer, &origin, dialer, upstream, &error).await;
+        let SessionDeps { balancer, dialer, upstream, .. } = means;
+        origin_search::probe_and_report(&**balancer, &origin, dialer, upstream, &error).await;
     }
 }
 
 /// Passes the origin's datagrams on, and gives what ends the session.
-async fn last(live: &Arc<Live>, mut lease: Lease, means: &Means) -> Error {
+async fn last(live: &Arc<SessionHandle>, mut lease: Lease, means: &SessionDeps) -> Error {
     // A task of its own: what else is waited for is not looked at for each datagram.
     let mut pump = JoinSet::new();
     let out = &means.sockets[live.session.id as usize % means.sockets.len()];
@@ -183,7 +183,7 @@ async fn last(live: &Arc<Live>, mut lease: Lease, means: &Means) -> Error {
     }
 }
 
-async fn pass_all(live: Arc<Live>, out: Arc<Socket>, metrics: Metrics) -> Result<()> {
+async fn pass_all(live: Arc<SessionHandle>, out: Arc<Socket>, metrics: Metrics) -> Result<()> {
     let gone = |error| Error::io(Side::Origin, "the origin takes no media", error);
     let reader = Reader::new(Arc::clone(&live.leg)).map_err(gone)?;
     let mut flow = ToClient { live, unproven: 0, unknown: 0 };
@@ -202,7 +202,7 @@ async fn pass_all(live: Arc<Live>, out: Arc<Socket>, metrics: Metrics) -> Result
 }
 
 /// Returns once the client has been silent for too long.
-async fn silence(live: &Live, limit: Duration) -> Error {
+async fn silence(live: &SessionHandle, limit: Duration) -> Error {
     loop {
         let at = live.silent_at(limit);
         if at <= Instant::now() {
@@ -217,7 +217,7 @@ async fn silence(live: &Live, limit: Duration) -> Error {
 }
 
 /// Keeps other nodes able to find the session.
-async fn keep_known(live: &Live, means: &Means) {
+async fn keep_known(live: &SessionHandle, means: &SessionDeps) {
     let Some((intent, stream)) = live.session.role() else { return };
     loop {
         sleep(RENEWAL).await;

@@ -19,7 +19,7 @@ use srs_proxy::{
     },
     server::{
         http::Server,
-        streams::{self, Context, Pieces, static_files::StaticFiles},
+        streams::{self, Context, Segments, static_files::StaticFiles},
     },
     session::Sessions,
     stream::{StreamKey, Vhosts},
@@ -106,7 +106,7 @@ impl Node {
             balancer: balancer.clone(),
             sessions: sessions.clone(),
             vhosts: Vhosts::any(),
-            pieces: Pieces::new(http.stream_idle, 1000),
+            pieces: Segments::new(http.stream_idle, 1000),
             files: http.static_files.clone().map(StaticFiles::new),
             http,
             upstream,

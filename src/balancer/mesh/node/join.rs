@@ -14,7 +14,7 @@ use crate::balancer::mesh::{
 };
 
 /// How often a joining node looks whom it could query.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How long nodes that all join wait for each other, before one of them begins.
 const FIRST: Duration = Duration::from_secs(1);
 /// How long all of what a leaving node tells may take.
@@ -72,7 +72,7 @@ impl<B: GossipStore, P: PeerClient> Node<B, P> {
                 tracing::info!(?waited, "no node of the mesh serves that could be joined; this one begins");
                 return self.enter(NodeState::Serving);
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 

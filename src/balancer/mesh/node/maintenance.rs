@@ -38,7 +38,7 @@ const UNSETTLED_CONFLICT: Duration = Duration::from_secs(2);
 const TELL_CONFLICTS: Duration = Duration::from_secs(1);
 /// How many nodes keep a short-lived record, and how many are asked for it.
 const COPIES: usize = 2;
-const ASKED: usize = 3;
+const QUERIED_NODES: usize = 3;
 
 impl<B: GossipStore, P: PeerClient> Node<B, P> {
     /// Ends what is over and settles conflicts, for ever.
@@ -269,7 +269,7 @@ impl<B: GossipStore, P: PeerClient> Node<B, P> {
 
     /// The stream of a short-lived record.
     pub async fn stream_of_ufrag(&self, id: &str) -> Result<Option<StreamKey>, BalancerError> {
-        let keepers: Vec<_> = self.keepers(id).into_iter().take(ASKED).collect();
+        let keepers: Vec<_> = self.keepers(id).into_iter().take(QUERIED_NODES).collect();
         let asked = keepers.iter().map(async |node| match self.with(|state, _| state.view.address(node)) {
             None => Some(self.with(|state, now| state.ufrags.get(id, now).cloned())),
             Some(address) => match self.call(&address, Request::StreamOfUfrag { id: id.into() }).await {

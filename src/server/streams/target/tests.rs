@@ -184,7 +184,7 @@ proptest! {
         let Ok(key) = StreamKey::new("a.example", &path, &[], &Vhosts::any()) else { return Ok(()) };
         let query = format!("{query}&{STREAM_PARAMETER}={}&x", encode_parameter(&key));
         let target = Target::of("/1.ts", Some(&query), "b.example", &Vhosts::any());
-        prop_assert_eq!(target, Ok(Some(Target { name: Name::Key(key), kind: Kind::Piece })));
+        prop_assert_eq!(target, Ok(Some(Target { name: Name::Key(key), kind: Kind::Segment })));
     }
 
     #[test]

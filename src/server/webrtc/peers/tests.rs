@@ -32,17 +32,17 @@ impl Client {
         self.transaction
     }
 
-    fn answer(&mut self, class: Class, transaction: u8) -> Way {
+    fn answer(&mut self, class: Class, transaction: u8) -> Route {
         self.peers.way(&message(class, transaction, false), self.now)
     }
 
     /// A request that the origin grants.
     fn prove(&mut self, port: u16, nominates: bool) {
         let transaction = self.request(port, nominates);
-        assert_eq!(self.answer(Class::Success, transaction), Way::To(path(port)));
+        assert_eq!(self.answer(Class::Success, transaction), Route::To(path(port)));
     }
 
-    fn media(&mut self) -> Way {
+    fn media(&mut self) -> Route {
         self.peers.way(MEDIA, self.now)
     }
 
@@ -53,7 +53,7 @@ impl Client {
 
 #[test]
 fn before_the_client_has_shown_where_it_is_nothing_is_sent() {
-    assert_eq!(Client::new().media(), Way::Unknown);
+    assert_eq!(Client::new().media(), Route::Unknown);
 }
 
 #[test]
@@ -64,13 +64,13 @@ fn an_address_gets_no_more_than_it_has_sent_until_the_origin_has_granted_its_req
     }
     let sent = 20 * message(Class::Request, 0, true).len();
     let mut got = 0;
-    while client.peers.way(&MEDIA[..60], client.now) == Way::To(path(1)) {
+    while client.peers.way(&MEDIA[..60], client.now) == Route::To(path(1)) {
         got += 60;
     }
     assert!(got <= sent && got + 60 > sent, "{got} of {sent}");
-    assert_eq!(client.media(), Way::Unproven);
+    assert_eq!(client.media(), Route::Unproven);
     client.prove(1, true);
-    assert_eq!(client.media(), Way::To(path(1)));
+    assert_eq!(client.media(), Route::To(path(1)));
 }
 
 #[test]
@@ -78,9 +78,9 @@ fn an_answer_goes_to_where_its_request_came_from_even_if_media_go_elsewhere() {
     let mut client = Client::new();
     client.prove(1, true);
     let other = client.request(2, false);
-    assert_eq!(client.media(), Way::To(path(1)));
-    assert_eq!(client.answer(Class::Success, other), Way::To(path(2)));
-    assert_eq!(client.media(), Way::To(path(1)), "it was not nominated");
+    assert_eq!(client.media(), Route::To(path(1)));
+    assert_eq!(client.answer(Class::Success, other), Route::To(path(2)));
+    assert_eq!(client.media(), Route::To(path(1)), "it was not nominated");
 }
 
 #[test]
@@ -89,27 +89,27 @@ fn media_follow_the_nomination() {
     client.prove(1, true);
     client.prove(2, false);
     client.prove(2, true);
-    assert_eq!(client.media(), Way::To(path(2)));
+    assert_eq!(client.media(), Route::To(path(2)));
 }
 
 #[test]
 fn a_refused_request_proves_nothing_and_moves_nobody() {
     let mut client = Client::new();
     client.prove(1, true);
-    client.now += 10 * QUIET;
+    client.now += 10 * SILENCE_BEFORE_SWITCH;
     let transaction = client.request(2, true);
-    assert_eq!(client.answer(Class::Error, transaction), Way::To(path(2)), "the sender learns of it");
+    assert_eq!(client.answer(Class::Error, transaction), Route::To(path(2)), "the sender learns of it");
     client.send(2);
-    assert_eq!(client.media(), Way::To(path(1)));
+    assert_eq!(client.media(), Route::To(path(1)));
 }
 
 #[test]
 fn a_client_that_has_left_its_old_address_is_followed_without_a_nomination() {
     let mut client = Client::new();
     client.prove(1, true);
-    client.now += QUIET;
+    client.now += SILENCE_BEFORE_SWITCH;
     client.prove(2, false);
-    assert_eq!(client.media(), Way::To(path(2)));
+    assert_eq!(client.media(), Route::To(path(2)));
 }
 
 #[test]
@@ -118,18 +118,18 @@ fn a_client_that_returns_to_a_proven_address_is_followed_by_its_media() {
     client.prove(1, true);
     client.prove(2, true);
     client.send(1);
-    assert_eq!(client.media(), Way::To(path(2)), "the current one is not silent");
-    client.now += QUIET;
+    assert_eq!(client.media(), Route::To(path(2)), "the current one is not silent");
+    client.now += SILENCE_BEFORE_SWITCH;
     client.send(1);
-    assert_eq!(client.media(), Way::To(path(1)));
+    assert_eq!(client.media(), Route::To(path(1)));
 }
 
 #[test]
 fn an_answer_to_nothing_that_was_asked_goes_to_the_client() {
     let mut client = Client::new();
     client.prove(1, true);
-    assert_eq!(client.answer(Class::Success, 200), Way::To(path(1)));
-    assert_eq!(client.answer(Class::Request, 201), Way::To(path(1)), "the origin checks, too");
+    assert_eq!(client.answer(Class::Success, 200), Route::To(path(1)));
+    assert_eq!(client.answer(Class::Request, 201), Route::To(path(1)), "the origin checks, too");
 }
 
 #[test]
@@ -138,9 +138,9 @@ fn silence_is_counted_from_what_came_last_from_anywhere() {
     assert_eq!(client.peers.heard(), None);
     client.prove(1, true);
     let first = client.now;
-    client.now += QUIET;
+    client.now += SILENCE_BEFORE_SWITCH;
     client.send(2);
-    assert_eq!(client.peers.heard(), Some(first + QUIET));
+    assert_eq!(client.peers.heard(), Some(first + SILENCE_BEFORE_SWITCH));
 }
 
 proptest! {
@@ -175,7 +175,7 @@ proptest! {
                 3 => client.answer(Class::Error, client.transaction),
                 _ => client.media(),
             };
-            if let Way::To(to) = way && !proven.contains(&to) {
+            if let Route::To(to) = way && !proven.contains(&to) {
                 let got = got.entry(to).or_insert(0);
                 *got += if what == 4 { MEDIA.len() } else { size };
                 prop_assert!(*got <= sent.get(&to).copied().unwrap_or(0));

@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Kind, Result},
     origin::{Origin, Protocol},
     relay::http::{Client, Patience, SendError},
-    server::forwarding::{keep_end_to_end, tell_address},
+    server::forwarding::{set_forwarded_for, strip_hop_by_hop},
 };
 
 /// What is sent to an origin.
@@ -45,12 +45,12 @@ impl Question {
             .parse()
             .map_err(|error| Error::client(Kind::Protocol, format!("the URL cannot be sent on: {error}")))?;
         let mut headers = head.headers.clone();
-        keep_end_to_end(&mut headers);
+        strip_hop_by_hop(&mut headers);
         // The length is that of the body as it is sent. An answer that is compressed could not be changed.
         for name in [header::CONTENT_LENGTH, header::ACCEPT_ENCODING] {
             headers.remove(name);
         }
-        tell_address(&head.headers, peer, &mut headers);
+        set_forwarded_for(&head.headers, peer, &mut headers);
         Ok(Self { method: head.method.clone(), target, headers, body })
     }
 
@@ -71,7 +71,7 @@ impl Question {
         }
         let response = client.send(host, port, request, Patience { answer: patience, idle: patience }).await?;
         let (mut head, body) = response.into_parts();
-        keep_end_to_end(&mut head.headers);
+        strip_hop_by_hop(&mut head.headers);
         head.headers.remove(header::CONTENT_LENGTH);
         let body = match timeout(patience, Limited::new(body, MAX_JSON).collect()).await {
             Ok(Ok(body)) => body.to_bytes(),

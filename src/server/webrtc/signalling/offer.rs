@@ -26,12 +26,12 @@ use crate::{
     relay::http::SendError,
     server::{
         api::id,
-        attempts::{Attempts, Means, Want},
         http::{self, Reached},
+        origin_search::{Deps, OriginSearch, StreamRequest},
         session_log,
         webrtc::{
             candidates::Sources,
-            registry::{self, Opening},
+            registry::{self, PendingSession},
         },
     },
     session::{Delivery, Session},
@@ -49,7 +49,7 @@ struct Asking<'a> {
 }
 
 /// An origin's answer as the client gets it.
-struct Taken {
+struct RewrittenAnswer {
     answer: Answer,
     /// The usernames of the session that it grants; none if it grants none.
     usernames: Vec<String>,
@@ -120,14 +120,14 @@ impl Signalling {
             taken = asking.search(offer, &session).instrument(span.clone()) => taken,
             () = means.closing.cancelled() => Err(shutting_down()),
         };
-        let (Taken { answer, usernames }, lease) =
+        let (RewrittenAnswer { answer, usernames }, lease) =
             taken.inspect_err(|error| span.in_scope(|| session_log::ended(&session, error)))?;
         if usernames.is_empty() {
             let refused = Error::origin(Kind::Refused, format!("the origin answers {}", answer.head.status));
             span.in_scope(|| session_log::ended(&session, &refused));
             return Ok(answer);
         }
-        context.registry.open(Opening { permit, usernames, lease, session, span }).await?;
+        context.registry.open(PendingSession { permit, usernames, lease, session, span }).await?;
         Ok(answer)
     }
 
@@ -157,12 +157,13 @@ impl Signalling {
 
 impl Asking<'_> {
     /// The answer of the first origin that gives one.
-    async fn search(&self, offer: &Offer, session: &Session) -> Result<(Taken, Lease)> {
+    async fn search(&self, offer: &Offer, session: &Session) -> Result<(RewrittenAnswer, Lease)> {
         let context = &self.signalling.context;
-        let registry::Means { balancer, sessions, dialer, upstream, config, .. } = context.means();
-        let means = Means { balancer, sessions, dialer, upstream };
-        let want = Want { stream: &offer.stream, protocol: Protocol::Rtc, intent: offer.intent, session: session.id };
-        let mut attempts = Attempts::new(means, want);
+        let registry::SessionDeps { balancer, sessions, dialer, upstream, config, .. } = context.means();
+        let means = Deps { balancer, sessions, dialer, upstream };
+        let want =
+            StreamRequest { stream: &offer.stream, protocol: Protocol::Rtc, intent: offer.intent, session: session.id };
+        let mut attempts = OriginSearch::new(means, want);
         loop {
             let lease = attempts.next().await?;
             let origin = &lease.placement().origin;
@@ -170,7 +171,7 @@ impl Asking<'_> {
                 Ok(answer) => {
                     let origin = origin.id();
                     Span::current().record("origin", origin.as_str());
-                    let taken = self.take(answer, &id::tag(&origin))?;
+                    let taken = self.rewrite_answer(answer, &id::tag(&origin))?;
                     session.set_origin(Some(origin));
                     return Ok((taken, lease));
                 }
@@ -184,35 +185,35 @@ impl Asking<'_> {
     }
 
     /// The answer as the client gets it, with this node in place of the origin.
-    fn take(&self, mut answer: Answer, tag: &str) -> Result<Taken> {
+    fn rewrite_answer(&self, mut answer: Answer, tag: &str) -> Result<RewrittenAnswer> {
         if !answer.head.status.is_success() {
-            return Ok(Taken { answer, usernames: Vec::new() });
+            return Ok(RewrittenAnswer { answer, usernames: Vec::new() });
         }
         let usernames = if self.endpoint.is_json() {
             let Ok(mut body) = serde_json::from_slice::<Value>(&answer.body) else {
                 return Err(invalid("it is no JSON"));
             };
-            let Some(sdp) = granted(&body) else { return Ok(Taken { answer, usernames: Vec::new() }) };
-            let (usernames, sdp) = self.take_sdp(sdp.as_bytes())?;
+            let Some(sdp) = granted(&body) else { return Ok(RewrittenAnswer { answer, usernames: Vec::new() }) };
+            let (usernames, sdp) = self.rewrite_sdp(sdp.as_bytes())?;
             body["sdp"] = sdp.into();
             answer.body = body.to_string().into();
             usernames
         } else {
-            let (usernames, sdp) = self.take_sdp(&answer.body)?;
+            let (usernames, sdp) = self.rewrite_sdp(&answer.body)?;
             answer.body = sdp.into();
             usernames
         };
-        self.lead_here(&mut answer, tag, &usernames);
-        Ok(Taken { answer, usernames })
+        self.rewrite_location(&mut answer, tag, &usernames);
+        Ok(RewrittenAnswer { answer, usernames })
     }
 
-    fn take_sdp(&self, sdp: &[u8]) -> Result<(Vec<String>, String)> {
+    fn rewrite_sdp(&self, sdp: &[u8]) -> Result<(Vec<String>, String)> {
         let description = Description::parse(sdp).map_err(|error| invalid(&error.to_string()))?;
         let usernames = ice_pairs(&self.offer, &description);
         Ok((usernames, sdp::rewrite_candidates(&description, &self.addresses)))
     }
 
-    fn lead_here(&self, answer: &mut Answer, tag: &str, usernames: &[String]) {
+    fn rewrite_location(&self, answer: &mut Answer, tag: &str, usernames: &[String]) {
         let headers = &mut answer.head.headers;
         let Some(given) = headers.get(header::LOCATION).and_then(|value| value.to_str().ok()) else { return };
         let session = usernames.first().map_or("", String::as_str);

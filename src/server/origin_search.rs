@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use tracing::warn;
 
-use super::rtmp;
+use super::origin_probe;
 use crate::{
     balancer::{Balancer, BalancerError, Intent, Lease, PlaceRequest, Reachability},
     config::Upstream,
@@ -21,7 +21,7 @@ const PROOF_OF_LIFE: Duration = Duration::from_millis(300);
 
 /// What a client wants.
 #[derive(Debug, Clone, Copy)]
-pub struct Want<'a> {
+pub struct StreamRequest<'a> {
     /// The stream.
     pub stream: &'a StreamKey,
     /// In which protocol.
@@ -34,7 +34,7 @@ pub struct Want<'a> {
 
 /// What a search needs.
 #[derive(Clone, Copy)]
-pub struct Means<'a> {
+pub struct Deps<'a> {
     /// Places the stream.
     pub balancer: &'a Arc<dyn Balancer>,
     /// Tell which origins live.
@@ -46,16 +46,16 @@ pub struct Means<'a> {
 }
 
 /// A search that is under way.
-pub struct Attempts<'a> {
-    means: Means<'a>,
-    want: Want<'a>,
+pub struct OriginSearch<'a> {
+    means: Deps<'a>,
+    want: StreamRequest<'a>,
     avoid: Vec<OriginId>,
     last: Option<Error>,
 }
 
-impl<'a> Attempts<'a> {
+impl<'a> OriginSearch<'a> {
     /// Has tried none.
-    pub fn new(means: Means<'a>, want: Want<'a>) -> Self {
+    pub fn new(means: Deps<'a>, want: StreamRequest<'a>) -> Self {
         Self { means, want, avoid: Vec::new(), last: None }
     }
 
@@ -64,7 +64,7 @@ impl<'a> Attempts<'a> {
         if self.avoid.len() >= self.means.upstream.max_attempts {
             return Err(self.give_up());
         }
-        let Want { stream, protocol, intent, .. } = self.want;
+        let StreamRequest { stream, protocol, intent, .. } = self.want;
         let request = PlaceRequest { stream, protocol, intent, avoid: &self.avoid };
         match self.means.balancer.place(request).await {
             Ok(placement) => Ok(Lease::new(Arc::clone(self.means.balancer), placement, intent)),
@@ -113,7 +113,7 @@ impl<'a> Attempts<'a> {
 
     /// Whether the origin takes publishers, whatever else it does not.
     async fn answers_rtmp(&self, lease: &Lease) -> bool {
-        rtmp::probe(&lease.placement().origin, self.means.dialer, self.means.upstream).await.is_ok()
+        origin_probe::probe(&lease.placement().origin, self.means.dialer, self.means.upstream).await.is_ok()
     }
 
     fn give_up(&mut self) -> Error {
@@ -122,14 +122,14 @@ impl<'a> Attempts<'a> {
 }
 
 /// Reports an origin whose leg of a session has failed, if it does not take publishers any more.
-pub async fn suspect_if_dead(
+pub async fn probe_and_report(
     balancer: &dyn Balancer,
     origin: &Origin,
     dialer: &Dialer,
     upstream: &Upstream,
     error: &Error,
 ) {
-    if rtmp::probe(origin, dialer, upstream).await.is_err() {
+    if origin_probe::probe(origin, dialer, upstream).await.is_err() {
         let id = origin.id();
         warn!(origin = %id, %error, "the origin has failed a session");
         balancer.report(&id, Reachability::Failed(error.message().to_owned())).await;

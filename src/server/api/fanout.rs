@@ -32,7 +32,7 @@ const SUSPECT: Duration = Duration::from_millis(500);
 
 /// Sends questions to origins. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Asker {
+pub(super) struct Fanout {
     client: Client,
     timeout: Duration,
     memory: Arc<Semaphore>,
@@ -57,19 +57,19 @@ pub(super) struct Answer {
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub(super) struct NoAnswer {
+pub(super) struct ReplyError {
     pub(super) error: String,
     /// What the origin wants, where it wants the caller to say who he is.
     pub(super) challenge: Option<HeaderValue>,
 }
 
-impl<E: Into<String>> From<E> for NoAnswer {
+impl<E: Into<String>> From<E> for ReplyError {
     fn from(error: E) -> Self {
         Self { error: error.into(), challenge: None }
     }
 }
 
-impl Asker {
+impl Fanout {
     pub(super) fn new(client: Client, timeout: Duration) -> Self {
         Self { client, timeout, memory: Arc::new(Semaphore::new(MAX_HELD)) }
     }
@@ -87,7 +87,7 @@ impl Asker {
         path: &str,
         headers: &HeaderMap,
         limit: Duration,
-    ) -> Vec<(Target, Result<Answer, NoAnswer>)> {
+    ) -> Vec<(Target, Result<Answer, ReplyError>)> {
         let any_live = targets.iter().any(|target| !target.suspect);
         let start = Instant::now();
         let asked = targets.into_iter().enumerate().map(|(n, target)| async move {
@@ -110,7 +110,7 @@ impl Asker {
         headers: HeaderMap,
         start: Instant,
         limit: Duration,
-    ) -> Result<Answer, NoAnswer> {
+    ) -> Result<Answer, ReplyError> {
         let answer = async {
             let mut request = Request::new(Full::default());
             *request.method_mut() = method;
@@ -123,7 +123,10 @@ impl Asker {
                 StatusCode::UNAUTHORIZED => {
                     let challenge = answer.headers().get(header::WWW_AUTHENTICATE).cloned();
                     let challenge = challenge.unwrap_or(HeaderValue::from_static("Basic"));
-                    Err(NoAnswer { error: "it wants to know who asks (status 401)".into(), challenge: Some(challenge) })
+                    Err(ReplyError {
+                        error: "it wants to know who asks (status 401)".into(),
+                        challenge: Some(challenge),
+                    })
                 }
                 status => Err(format!("it answers with status {}", status.as_u16()).into()),
             }
@@ -147,7 +150,7 @@ impl Asker {
         Ok(self.client.send(host, port, request, patience).await?)
     }
 
-    async fn read(&self, mut body: OriginBody) -> Result<Answer, NoAnswer> {
+    async fn read(&self, mut body: OriginBody) -> Result<Answer, ReplyError> {
         let mut bytes = Vec::new();
         let mut held: Option<OwnedSemaphorePermit> = None;
         while let Some(frame) = body.frame().await {

@@ -5,8 +5,8 @@ use std::marker::PhantomData;
 
 use crate::{
     balancer::Intent,
+    delivery::{Delivery, Role},
     error::{Kind, Side},
-    session::{Delivery, Role},
 };
 
 /// A label.

@@ -13,13 +13,13 @@ use crate::sync::lock;
 use crate::{balancer::Lease, stream::StreamKey};
 
 /// Streams that were fetched lately, and where they are.
-pub struct Pieces {
+pub struct Segments {
     idle: Duration,
     max: usize,
     streams: Mutex<HashMap<StreamKey, (Arc<Lease>, Instant)>>,
 }
 
-impl Pieces {
+impl Segments {
     /// Remembers up to `max` streams, each for `idle` after its last piece.
     pub fn new(idle: Duration, max: usize) -> Self {
         Self { idle, max, streams: Mutex::default() }

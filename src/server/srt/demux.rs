@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::mpsc,
     task::JoinSet,
     time::{interval, sleep},
 };
@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 use super::{
     Shared,
-    session::{self, Live, Opening, Over},
+    session::{self, EndReason, Event, PendingSession, SessionHandle},
     table::{Connection, Table, Verdict},
 };
 use crate::{
@@ -43,42 +43,12 @@ const TIDY: Duration = Duration::from_secs(1);
 /// How many of these are remembered at the most.
 const MAX_ENDED: usize = 16 * 1024;
 
-/// What a desk is told.
-pub(super) enum Event {
-    /// The origin takes the caller.
-    Accepted {
-        /// Whom.
-        connection: Connection,
-        /// The way to it.
-        path: Path,
-        /// The origin's socket.
-        route: u32,
-        /// What the caller is answered.
-        answer: Box<[u8]>,
-        /// Told whether the caller was answered.
-        done: oneshot::Sender<bool>,
-    },
-    /// The session has ended.
-    Ended {
-        /// Whose.
-        connection: Connection,
-        /// The way to it.
-        path: Path,
-        /// What the caller is answered, if it still waits for an answer.
-        refusal: Option<Box<[u8]>>,
-    },
-    /// Some time has passed.
-    Tidy,
-    /// No session is left anywhere, and none may begin.
-    Over,
-}
-
 /// One worker's socket and sessions.
-struct Desk {
+struct Demux {
     socket: Arc<Socket>,
     shared: Arc<Shared>,
-    table: Table<Arc<Live>>,
-    /// For sessions, to reach this desk: each sends two of them at the most.
+    table: Table<Arc<SessionHandle>>,
+    /// For sessions, to reach this demux: each sends two of them at the most.
     events: mpsc::UnboundedSender<Event>,
 }
 
@@ -90,15 +60,15 @@ pub(super) async fn run(socket: Arc<Socket>, shared: Arc<Shared>) -> io::Result<
     // A task of its own: what it waits for is not looked at for each batch.
     let mut reminder = JoinSet::new();
     reminder.spawn(remind(events.clone(), Arc::clone(&shared)));
-    let mut desk = Desk { socket, shared, table, events };
+    let mut demux = Demux { socket, shared, table, events };
     loop {
         tokio::select! {
             biased;
             Some(event) = received.recv() => match event {
-                Event::Over => return Ok(()),
-                event => desk.settle(event),
+                Event::Stop => return Ok(()),
+                event => demux.settle(event),
             },
-            result = reader.receive(|received| desk.receive(received)) => {
+            result = reader.receive(|received| demux.receive(received)) => {
                 if let Err(error) = result {
                     warn!(%error, "receiving from SRT clients");
                     sleep(PAUSE).await;
@@ -108,8 +78,8 @@ pub(super) async fn run(socket: Arc<Socket>, shared: Arc<Shared>) -> io::Result<
     }
 }
 
-/// Tells a desk of time that has passed, and when it is no longer needed.
-async fn remind(desk: mpsc::UnboundedSender<Event>, shared: Arc<Shared>) {
+/// Tells a demux of time that has passed, and when it is no longer needed.
+async fn remind(demux: mpsc::UnboundedSender<Event>, shared: Arc<Shared>) {
     let over = async {
         shared.stop.cancelled().await;
         shared.sessions.close();
@@ -119,17 +89,17 @@ async fn remind(desk: mpsc::UnboundedSender<Event>, shared: Arc<Shared>) {
         let mut tidy = interval(TIDY);
         loop {
             tidy.tick().await;
-            let _ = desk.send(Event::Tidy);
+            let _ = demux.send(Event::Tidy);
         }
     };
     tokio::select! {
         () = over => {}
         () = tidy => {}
     }
-    let _ = desk.send(Event::Over);
+    let _ = demux.send(Event::Stop);
 }
 
-impl Desk {
+impl Demux {
     fn receive(&mut self, received: Received<'_>) {
         let (path, now) = (received.path, Instant::now());
         let peer = canonical(path.peer);
@@ -148,7 +118,7 @@ impl Desk {
                 Verdict::Drop(reason) => self.shared.context.metrics.dropped(UdpListener::Srt, reason, 1),
                 Verdict::Wanted { connection, conclusion, replaced } => {
                     if let Some(session) = replaced {
-                        session.end(Over::Replaced);
+                        session.end(EndReason::Replaced);
                     }
                     if let Err(reason) = self.begin(connection, path, datagram, &conclusion) {
                         self.send(&self.table.refuse(&conclusion, reason, now), path);
@@ -181,9 +151,9 @@ impl Desk {
         let session = self.shared.context.sessions.start(Delivery::Srt, peer);
         session.set_role(intent, stream);
         session.count(Side::Client, 1, packet.len() as u64);
-        let live = Arc::new(Live::new(session));
+        let live = Arc::new(SessionHandle::new(session));
         self.table.begin(connection, Arc::clone(&live));
-        let opening = Opening {
+        let opening = PendingSession {
             connection,
             path,
             conclusion: packet.into(),
@@ -191,7 +161,7 @@ impl Desk {
             turn,
             permit,
             out: Arc::clone(&self.socket),
-            desk: self.events.clone(),
+            demux: self.events.clone(),
         };
         let session = session::run(opening, Arc::clone(&self.shared.context));
         tokio::spawn(self.shared.sessions.track_future(session));
@@ -214,7 +184,7 @@ impl Desk {
                 }
             }
             Event::Tidy => self.table.forget_ended(Instant::now()),
-            Event::Over => {}
+            Event::Stop => {}
         }
     }
 
@@ -230,12 +200,12 @@ fn send(socket: &Socket, datagram: &[u8], path: Path, metrics: &Metrics) {
 }
 
 /// Passes a client's packet on to the origin.
-fn relay(session: &Live, packet: &[u8], metrics: &Metrics) {
+fn relay(session: &SessionHandle, packet: &[u8], metrics: &Metrics) {
     session.count(Side::Client, 1, packet.len() as u64);
     match session.send(packet) {
-        Ok(()) if srt::is_shutdown(packet) => session.end(Over::Closed),
+        Ok(()) if srt::is_shutdown(packet) => session.end(EndReason::Closed),
         Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => session.end(Over::OriginGone),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => session.end(EndReason::OriginGone),
         Err(_) => metrics.dropped(UdpListener::Srt, Dropped::Unsent, 1),
     }
 }

@@ -1,6 +1,6 @@
 //! The handshake with an origin: a caller's conclusion, repeated with the origin's own cookie in it.
-//! No socket and no clock; whoever owns them calls [`Dialogue::poll`] until it says to wait, and
-//! [`Dialogue::receive`] with what arrives.
+//! No socket and no clock; whoever owns them calls [`OriginHandshake::poll`] until it says to wait, and
+//! [`OriginHandshake::receive`] with what arrives.
 
 use std::{
     net::IpAddr,
@@ -63,7 +63,7 @@ pub enum Answer {
 
 /// A handshake with an origin that is under way.
 #[derive(Debug)]
-pub struct Dialogue {
+pub struct OriginHandshake {
     step: Step,
     induction: Packet,
     conclusion: Packet,
@@ -81,7 +81,7 @@ struct Caller {
     cookie: u32,
 }
 
-impl Dialogue {
+impl OriginHandshake {
     /// Begins with the `conclusion` of a caller at `caller`. The `origin` has `limit` for each step.
     pub fn new(
         conclusion: &[u8],
@@ -183,12 +183,12 @@ mod tests {
         packet
     }
 
-    fn dialogue(now: Instant) -> Dialogue {
-        Dialogue::new(conclusion().as_bytes(), CALLER, ORIGIN, LIMIT, now).unwrap()
+    fn origin_handshake(now: Instant) -> OriginHandshake {
+        OriginHandshake::new(conclusion().as_bytes(), CALLER, ORIGIN, LIMIT, now).unwrap()
     }
 
-    fn sent(dialogue: &mut Dialogue, now: Instant) -> Vec<u8> {
-        match dialogue.poll(now) {
+    fn sent(origin_handshake: &mut OriginHandshake, now: Instant) -> Vec<u8> {
+        match origin_handshake.poll(now) {
             Next::Send(packet) => packet.to_vec(),
             other => panic!("{other:?}"),
         }
@@ -201,16 +201,17 @@ mod tests {
     #[test]
     fn the_origin_hears_what_the_caller_would_have_said_to_it_and_the_caller_its_answer() {
         let start = Instant::now();
-        let mut dialogue = dialogue(start);
+        let mut origin_handshake = origin_handshake(start);
         // The time within the connection is the only thing that differs.
-        assert_eq!(sent(&mut dialogue, start)[12..], INDUCTION[12..]);
-        assert_eq!(dialogue.poll(start), Next::Wait(start + RETRANSMIT));
+        assert_eq!(sent(&mut origin_handshake, start)[12..], INDUCTION[12..]);
+        assert_eq!(origin_handshake.poll(start), Next::Wait(start + RETRANSMIT));
 
-        assert_eq!(dialogue.receive(INDUCTION_ANSWER, start + ms(10)), None);
-        assert_eq!(sent(&mut dialogue, start + ms(10)), CONCLUSION);
-        assert_eq!(dialogue.poll(start + ms(10)), Next::Wait(start + ms(10) + RETRANSMIT));
+        assert_eq!(origin_handshake.receive(INDUCTION_ANSWER, start + ms(10)), None);
+        assert_eq!(sent(&mut origin_handshake, start + ms(10)), CONCLUSION);
+        assert_eq!(origin_handshake.poll(start + ms(10)), Next::Wait(start + ms(10) + RETRANSMIT));
 
-        let Some(Answer::Accepted { packet, socket }) = dialogue.receive(CONCLUSION_ANSWER, start + ms(20)) else {
+        let Some(Answer::Accepted { packet, socket }) = origin_handshake.receive(CONCLUSION_ANSWER, start + ms(20))
+        else {
             panic!("not accepted")
         };
         let theirs = Handshake::parse(CONCLUSION_ANSWER).unwrap();
@@ -222,44 +223,44 @@ mod tests {
     #[test]
     fn what_the_origin_does_not_answer_is_sent_again_until_the_step_expires() {
         let start = Instant::now();
-        let mut dialogue = dialogue(start);
-        let first = sent(&mut dialogue, start);
+        let mut origin_handshake = origin_handshake(start);
+        let first = sent(&mut origin_handshake, start);
         for n in 1..4 {
-            assert_eq!(dialogue.poll(start + ms(250 * n - 1)), Next::Wait(start + ms(250 * n)));
-            assert_eq!(sent(&mut dialogue, start + ms(250 * n)), first);
+            assert_eq!(origin_handshake.poll(start + ms(250 * n - 1)), Next::Wait(start + ms(250 * n)));
+            assert_eq!(sent(&mut origin_handshake, start + ms(250 * n)), first);
         }
-        assert_eq!(dialogue.poll(start + LIMIT), Next::Expired(Step::Induction));
+        assert_eq!(origin_handshake.poll(start + LIMIT), Next::Expired(Step::Induction));
 
         // Each step has the limit for itself.
-        let mut dialogue = self::dialogue(start);
+        let mut origin_handshake = self::origin_handshake(start);
         let answered = start + ms(999);
-        assert_eq!(dialogue.receive(INDUCTION_ANSWER, answered), None);
+        assert_eq!(origin_handshake.receive(INDUCTION_ANSWER, answered), None);
         for n in 0..4 {
-            assert_eq!(sent(&mut dialogue, answered + ms(250 * n)), CONCLUSION);
+            assert_eq!(sent(&mut origin_handshake, answered + ms(250 * n)), CONCLUSION);
         }
-        assert_eq!(dialogue.poll(answered + LIMIT), Next::Expired(Step::Conclusion));
+        assert_eq!(origin_handshake.poll(answered + LIMIT), Next::Expired(Step::Conclusion));
     }
 
     #[test]
     fn the_wait_never_exceeds_what_is_left_of_a_step() {
         let start = Instant::now();
         let limit = ms(100);
-        let mut dialogue = Dialogue::new(conclusion().as_bytes(), CALLER, ORIGIN, limit, start).unwrap();
-        sent(&mut dialogue, start);
-        assert_eq!(dialogue.poll(start), Next::Wait(start + limit));
+        let mut origin_handshake = OriginHandshake::new(conclusion().as_bytes(), CALLER, ORIGIN, limit, start).unwrap();
+        sent(&mut origin_handshake, start);
+        assert_eq!(origin_handshake.poll(start), Next::Wait(start + limit));
     }
 
     #[test]
     fn a_second_answer_to_the_induction_changes_the_cookie_and_sends_nothing() {
         let start = Instant::now();
-        let mut dialogue = dialogue(start);
-        dialogue.receive(INDUCTION_ANSWER, start);
-        assert_eq!(sent(&mut dialogue, start), CONCLUSION);
+        let mut origin_handshake = origin_handshake(start);
+        origin_handshake.receive(INDUCTION_ANSWER, start);
+        assert_eq!(sent(&mut origin_handshake, start), CONCLUSION);
         let mut newer = Packet::copy(INDUCTION_ANSWER).unwrap();
         newer.set_cookie(77);
-        assert_eq!(dialogue.receive(newer.as_bytes(), start + ms(5)), None);
-        assert_eq!(dialogue.poll(start + ms(5)), Next::Wait(start + RETRANSMIT));
-        let again = sent(&mut dialogue, start + RETRANSMIT);
+        assert_eq!(origin_handshake.receive(newer.as_bytes(), start + ms(5)), None);
+        assert_eq!(origin_handshake.poll(start + ms(5)), Next::Wait(start + RETRANSMIT));
+        let again = sent(&mut origin_handshake, start + RETRANSMIT);
         assert_eq!(Handshake::parse(&again).unwrap().cookie, 77);
     }
 
@@ -269,11 +270,11 @@ mod tests {
         let caller = conclusion();
         let rejection = Handshake::parse(caller.as_bytes()).unwrap().rejection(Reason::FORBIDDEN, 5);
         for inducted in [false, true] {
-            let mut dialogue = dialogue(start);
+            let mut origin_handshake = origin_handshake(start);
             if inducted {
-                dialogue.receive(INDUCTION_ANSWER, start);
+                origin_handshake.receive(INDUCTION_ANSWER, start);
             }
-            let Some(Answer::Rejected { packet, reason }) = dialogue.receive(&rejection, start) else {
+            let Some(Answer::Rejected { packet, reason }) = origin_handshake.receive(&rejection, start) else {
                 panic!("not rejected")
             };
             assert_eq!(reason, Reason::FORBIDDEN);
@@ -285,8 +286,8 @@ mod tests {
     #[test]
     fn what_does_not_belong_to_the_handshake_changes_nothing() {
         let start = Instant::now();
-        let mut dialogue = dialogue(start);
-        sent(&mut dialogue, start);
+        let mut origin_handshake = origin_handshake(start);
+        sent(&mut origin_handshake, start);
         let mut for_another = Packet::copy(INDUCTION_ANSWER).unwrap();
         for_another.set_destination(1);
         let own_socket = Handshake::parse(CONCLUSION).unwrap().socket_id;
@@ -298,21 +299,22 @@ mod tests {
             // Too early.
             CONCLUSION_ANSWER,
         ] {
-            assert_eq!(dialogue.receive(packet, start), None);
-            assert_eq!(dialogue.poll(start), Next::Wait(start + RETRANSMIT));
+            assert_eq!(origin_handshake.receive(packet, start), None);
+            assert_eq!(origin_handshake.poll(start), Next::Wait(start + RETRANSMIT));
         }
-        dialogue.receive(INDUCTION_ANSWER, start);
+        origin_handshake.receive(INDUCTION_ANSWER, start);
         // Socket 0 takes no packets.
         let no_socket = Handshake { socket_id: 0, ..Handshake::parse(CONCLUSION_ANSWER).unwrap() };
-        assert_eq!(dialogue.receive(&no_socket.to_bytes(), start), None);
-        assert!(dialogue.receive(CONCLUSION_ANSWER, start).is_some());
+        assert_eq!(origin_handshake.receive(&no_socket.to_bytes(), start), None);
+        assert!(origin_handshake.receive(CONCLUSION_ANSWER, start).is_some());
     }
 
     #[test]
     fn an_origin_of_the_other_family_hears_its_own_address() {
         let origin: IpAddr = "2001:db8::7".parse().unwrap();
-        let mut dialogue = Dialogue::new(conclusion().as_bytes(), CALLER, origin, LIMIT, Instant::now()).unwrap();
-        let packet = sent(&mut dialogue, Instant::now());
+        let mut origin_handshake =
+            OriginHandshake::new(conclusion().as_bytes(), CALLER, origin, LIMIT, Instant::now()).unwrap();
+        let packet = sent(&mut origin_handshake, Instant::now());
         assert_eq!(Handshake::parse(&packet).unwrap().peer_ip, peer_ip(origin));
     }
 }

@@ -40,7 +40,7 @@ enum Rule {
 
 /// Objects that SRS gives under `data`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Single {
+pub enum Aggregate {
     /// The version of SRS.
     Versions,
     /// The process, the machine and the network at a glance.
@@ -59,7 +59,7 @@ pub enum Single {
     Features,
 }
 
-impl Single {
+impl Aggregate {
     /// All of them.
     pub const ALL: [Self; 8] = [
         Self::Versions,
@@ -218,9 +218,9 @@ const MEMINFOS: &[(&str, &[&str], Rule)] = &[
 
 /// Merges what origins, ordered by id, have under `data`. `now_ms` is the time in milliseconds since
 /// 1970.
-pub fn merge(single: Single, parts: &[Part], now_ms: u64) -> Value {
+pub fn merge(single: Aggregate, parts: &[Part], now_ms: u64) -> Value {
     let first = match single {
-        Single::Versions => parts.iter().min_by_key(|part| version(&part.value["version"])),
+        Aggregate::Versions => parts.iter().min_by_key(|part| version(&part.value["version"])),
         _ => parts.first(),
     };
     let mut merged = first.map_or_else(|| json!({}), |part| part.value.clone());
@@ -231,7 +231,7 @@ pub fn merge(single: Single, parts: &[Part], now_ms: u64) -> Value {
                 apply(&mut merged, parts, holder, field, *rule);
             }
         }
-        if single == Single::Features
+        if single == Aggregate::Features
             && let Some(features) = merged.get_mut("features").and_then(Value::as_object_mut)
         {
             for (name, value) in features {
@@ -240,7 +240,7 @@ pub fn merge(single: Single, parts: &[Part], now_ms: u64) -> Value {
         }
     }
     if let Some(merged) = merged.as_object_mut() {
-        if single == Single::Summaries {
+        if single == Aggregate::Summaries {
             merged.insert("now_ms".into(), now_ms.into());
         }
         let origins: Map<_, _> = parts.iter().map(|part| (part.origin.clone(), part.value.clone())).collect();
@@ -293,9 +293,9 @@ mod tests {
     #[test]
     fn one_origin_is_shown_as_it_is() {
         for (single, fixture) in [
-            (Single::Summaries, include_str!("../../../tests/fixtures/srs/api-summaries.json")),
-            (Single::Rusages, include_str!("../../../tests/fixtures/srs/api-rusages.json")),
-            (Single::Versions, include_str!("../../../tests/fixtures/srs/api-versions.json")),
+            (Aggregate::Summaries, include_str!("../../../tests/fixtures/srs/api-summaries.json")),
+            (Aggregate::Rusages, include_str!("../../../tests/fixtures/srs/api-rusages.json")),
+            (Aggregate::Versions, include_str!("../../../tests/fixtures/srs/api-versions.json")),
         ] {
             let data = data(fixture);
             let mut merged = merge(single, &[part("a", data.clone())], 1_795_364_802_079);
@@ -316,7 +316,7 @@ mod tests {
             two["system"][field] = value.into();
         }
         two["system"]["net_sample_time"] = 1_795_364_799_999_u64.into();
-        let merged = merge(Single::Summaries, &[part("a", one.clone()), part("b", two)], 42);
+        let merged = merge(Aggregate::Summaries, &[part("a", one.clone()), part("b", two)], 42);
         let (own, system) = (&merged["self"], &merged["system"]);
         assert_eq!((&merged["ok"], &merged["now_ms"]), (&json!(false), &json!(42)));
         assert_eq!((&own["version"], &own["srs_uptime"]), (&json!("6.0.157"), &json!(5)));
@@ -334,20 +334,20 @@ mod tests {
     fn the_lowest_version_counts_by_its_numbers() {
         let of = |version: &str| json!({"version": version, "major": 1});
         let parts = [part("a", of("7.0.9")), part("b", of("x")), part("c", of("7.0.10")), part("d", of("10.0.0"))];
-        assert_eq!(merge(Single::Versions, &parts, 0)["version"], "7.0.9");
-        assert_eq!(merge(Single::Versions, &parts[1..], 0)["version"], "7.0.10");
+        assert_eq!(merge(Aggregate::Versions, &parts, 0)["version"], "7.0.9");
+        assert_eq!(merge(Aggregate::Versions, &parts[1..], 0)["version"], "7.0.10");
     }
 
     #[test]
     fn a_feature_is_there_if_all_origins_have_it() {
         let of = |hds: bool| json!({"features": {"hls": true, "hds": hds}});
-        let merged = merge(Single::Features, &[part("a", of(true)), part("b", of(false))], 0);
+        let merged = merge(Aggregate::Features, &[part("a", of(true)), part("b", of(false))], 0);
         assert_eq!(merged["features"], json!({"hls": true, "hds": false}));
     }
 
     #[test]
     fn every_field_that_an_origin_gives_and_no_rule_names_is_the_first_ones() {
-        let merged = merge(Single::Meminfos, &[part("a", json!({"new": 1})), part("b", json!({"new": 2}))], 0);
+        let merged = merge(Aggregate::Meminfos, &[part("a", json!({"new": 1})), part("b", json!({"new": 2}))], 0);
         assert_eq!(merged["new"], 1);
     }
 }
