@@ -104,16 +104,19 @@ hls_js() {
     export HLS_JS=$dir/hls.min.js
 }
 
-# Everything, with thousands of runs of the mesh under simulated trouble, each from a seed of its own; a
-# failure prints the seed.
 tests() {
-    export SIMULATION_SEEDS=${SIMULATION_SEEDS:-1200}
     if cargo nextest --version >/dev/null 2>&1; then
         cargo nextest run --locked || return
         slowest
     else
         cargo test --locked --lib --bins --tests
     fi
+}
+
+# Thousands of runs of the mesh, each from a seed of its own; a failure prints the seed.
+simulation() {
+    SIMULATION_SEEDS=${SIMULATION_SEEDS:-1200} cargo test --locked --profile simulation --test simulation -- \
+        --nocapture --test-threads 1
 }
 
 slowest() {
@@ -139,6 +142,7 @@ step "hls.js" hls_js
 step "compiling the tests" cargo test --locked --no-run --lib --bins --tests
 install_deny
 step "tests" tests
+step "simulation" simulation
 step "tests of HEVC" hevc
 step "documentation tests" cargo test --locked --doc
 step "kubernetes" kubernetes

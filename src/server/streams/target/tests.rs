@@ -53,16 +53,16 @@ fn the_path_names_the_stream_by_its_extension_and_layout() {
         ("/live/s/index.mpd", "Manifest live/s"),
         ("/live/s/manifest.mpd", "Manifest live/s"),
         ("/live/index.mpd", "Manifest live/index"),
-        ("/live/livestream/video-init.mp4", "Piece live/livestream"),
-        ("/live/livestream/audio-17.m4s", "Piece live/livestream"),
-        ("/live/s/4000.m4v", "Piece live/s"),
-        ("/live/s/init.m4a", "Piece live/s"),
-        ("/live/s/1.cmfv", "Piece live/s"),
-        ("/live/s/1.cmfa", "Piece live/s"),
-        ("/live/a/s/1.M4S", "Piece live/a/s"),
-        ("/dash/s-4000.m4v", "Piece dash/s"),
-        ("/dash/s-init.m4a", "Piece dash/s"),
-        ("/dash/a-b-4000.m4v", "Piece dash/a-b"),
+        ("/live/livestream/video-init.mp4", "Segment live/livestream"),
+        ("/live/livestream/audio-17.m4s", "Segment live/livestream"),
+        ("/live/s/4000.m4v", "Segment live/s"),
+        ("/live/s/init.m4a", "Segment live/s"),
+        ("/live/s/1.cmfv", "Segment live/s"),
+        ("/live/s/1.cmfa", "Segment live/s"),
+        ("/live/a/s/1.M4S", "Segment live/a/s"),
+        ("/dash/s-4000.m4v", "Segment dash/s"),
+        ("/dash/s-init.m4a", "Segment dash/s"),
+        ("/dash/a-b-4000.m4v", "Segment dash/a-b"),
         ("/dash/s-low.m4v", "none"),
         ("/dash/s-.m4v", "none"),
         ("/dash/-1.m4v", "none"),
@@ -93,7 +93,7 @@ fn the_path_names_the_stream_by_its_extension_and_layout() {
 fn the_host_or_the_query_names_the_vhost() {
     assert_eq!(target_at("/live/s.flv", "a.example:8080"), "Progressive a.example/live/s");
     assert_eq!(target_at("/live/s.flv?vhost=b.example", "a.example"), "Progressive b.example/live/s");
-    assert_eq!(target_at("/live/s/1.m4s?x=1&domain=b.example", ""), "Piece b.example/live/s");
+    assert_eq!(target_at("/live/s/1.m4s?x=1&domain=b.example", ""), "Segment b.example/live/s");
     assert_eq!(target_at("/live/s.flv", ""), "Progressive live/s");
     let known = Vhosts::only(["b.example"]);
     let found = Target::of("/live/s.m3u8", None, "a.example", &known).unwrap().unwrap();
@@ -106,15 +106,15 @@ fn the_parameter_names_the_stream_whatever_the_path() {
         ("/x.m3u8?spstream=a.example/live/s", "Playlist a.example/live/s"),
         ("/x.M3U8?spstream=a.example/live/s", "Playlist a.example/live/s"),
         ("/live/index.m3u8?spstream=a.example/live/s", "Playlist a.example/live/s"),
-        ("/live/s-1.ts?spstream=a.example/live/s", "Piece a.example/live/s"),
-        ("/live/s.flv?spstream=a.example/live/s", "Piece a.example/live/s"),
-        ("/live/s.mpd?spstream=a.example/live/s", "Piece a.example/live/s"),
-        ("/key?t=1&spstream=a.example/live/s&u=2", "Piece a.example/live/s"),
-        ("/?spstream=a.example%2Flive%2Fcaf%c3%A9%26x", "Piece a.example/live/café&x"),
+        ("/live/s-1.ts?spstream=a.example/live/s", "Segment a.example/live/s"),
+        ("/live/s.flv?spstream=a.example/live/s", "Segment a.example/live/s"),
+        ("/live/s.mpd?spstream=a.example/live/s", "Segment a.example/live/s"),
+        ("/key?t=1&spstream=a.example/live/s&u=2", "Segment a.example/live/s"),
+        ("/?spstream=a.example%2Flive%2Fcaf%c3%A9%26x", "Segment a.example/live/café&x"),
         // It counts before the other parameters.
-        ("/1.ts?spbhid=abc&&spstream=a.example/live/s&vhost=b.example", "Piece a.example/live/s"),
+        ("/1.ts?spbhid=abc&&spstream=a.example/live/s&vhost=b.example", "Segment a.example/live/s"),
         // Which of several does not matter, but it is always the same.
-        ("/1.ts?spstream=a/b/c&spstream=d/e/f", "Piece a/b/c"),
+        ("/1.ts?spstream=a/b/c&spstream=d/e/f", "Segment a/b/c"),
         ("/1.ts?spstream=", "Parameter(NoStream)"),
         ("/1.ts?spstream", "Parameter(NoStream)"),
         ("/1.ts?spstream=live/s", "Parameter(NoStream)"),
@@ -133,7 +133,7 @@ fn the_parameter_names_the_stream_whatever_the_path() {
 #[test]
 fn ids_of_the_go_proxy_are_taken_in_bounds() {
     for (uri, expected) in [
-        ("/live/s-1.ts?spbhid=3k0q-Z_9&&hls_ctx=1", "Piece id 3k0q-Z_9"),
+        ("/live/s-1.ts?spbhid=3k0q-Z_9&&hls_ctx=1", "Segment id 3k0q-Z_9"),
         ("/live/s.m3u8?spbhid=a", "Playlist id a"),
         ("/live/s-1.ts?spbhid=", "Id"),
         ("/live/s-1.ts?spbhid", "Id"),
@@ -143,7 +143,7 @@ fn ids_of_the_go_proxy_are_taken_in_bounds() {
         assert_eq!(target(uri), expected, "{uri}");
     }
     let id = "x".repeat(MAX_ID_LEN);
-    assert_eq!(target(&format!("/1.ts?spbhid={id}")), format!("Piece id {id}"));
+    assert_eq!(target(&format!("/1.ts?spbhid={id}")), format!("Segment id {id}"));
     assert_eq!(target(&format!("/1.ts?spbhid={id}x")), "Id");
 }
 
