@@ -4,7 +4,7 @@
 //! What a request asks for is read from its URL alone ([`target`]), so any node can answer it. The
 //! request is sent to the origin of the stream ([`forward`], [`headers`]). A progressive stream is a
 //! session ([`progressive`]); of streams that are fetched piece by piece the origin is remembered
-//! ([`pieces`]), and their playlists are rewritten so that every later request names the stream
+//! ([`segments`]), and their playlists are rewritten so that every later request names the stream
 //! ([`playlist`]). Everything that is no stream is a file ([`static_files`]).
 //!
 //! | the origin | the client gets |
