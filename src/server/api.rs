@@ -3,7 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /api/v1/versions` | the lowest version of SRS among the origins; without origins that of this program |
-//! | `GET /api/v1/summaries`, `rusages`, `self_proc_stats`, `system_proc_stats`, `meminfos`, `authors`, `features` | one object for all origins ([`single`] says how) |
+//! | `GET /api/v1/summaries`, `rusages`, `self_proc_stats`, `system_proc_stats`, `meminfos`, `authors`, `features` | one object for all origins ([`aggregate`] says how) |
 //! | `GET /api/v1/streams/`, `/api/v1/clients/`, `/api/v1/vhosts/` | the lists of all origins as one ([`merge`] says how) |
 //! | `GET /api/v1/streams/{id}`, `/api/v1/clients/{id}`, `/api/v1/vhosts/{id}` | one of them |
 //! | `DELETE /api/v1/clients/{id}` | closes a client |
