@@ -12,10 +12,13 @@ mod registry;
 mod ufrag_index;
 mod usage;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 
 pub use calls::CallMetrics;
 pub(crate) use calls::{CallOutcome, LATENCY_BUCKETS};
@@ -221,6 +224,11 @@ pub trait Balancer: Send + Sync + 'static {
 
 /// Stands for deadlines that the clock cannot express.
 const FAR: Duration = Duration::from_hours(10 * 365 * 24);
+
+/// The time, by the clock of the runtime, which tests stop.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
 
 /// `now + duration`, or a far future if the clock has no such time.
 fn after(now: Instant, duration: Duration) -> Instant {

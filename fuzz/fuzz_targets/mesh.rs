@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use srs_proxy::balancer::mesh::rpc::wire::{
+use srs_proxy::balancer::mesh::wire::{
     decode_node, decode_origin, decode_record, decode_request, decode_response, encode_node, encode_origin,
     encode_record, encode_request, encode_response,
 };

@@ -4,11 +4,11 @@ mod table;
 
 use std::{
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 
 use self::table::Table;
 use super::{
@@ -71,7 +71,7 @@ impl MemoryBalancer {
     /// Runs `work` under the lock, and logs what changed after it.
     fn with<T>(&self, work: impl FnOnce(&mut State, Instant, &mut Vec<Change>) -> T) -> T {
         let mut changes = Vec::new();
-        let result = work(&mut lock(&self.state), Instant::now(), &mut changes);
+        let result = work(&mut lock(&self.state), super::now(), &mut changes);
         changes.iter().for_each(Change::log);
         result
     }
@@ -167,11 +167,11 @@ impl Balancer for MemoryBalancer {
     }
 
     fn acquire(&self, placement: &Placement, intent: Intent) -> watch::Receiver<u64> {
-        lock(&self.state).placements.acquire(placement, intent, Instant::now())
+        lock(&self.state).placements.acquire(placement, intent, super::now())
     }
 
     fn release(&self, stream: &StreamKey, intent: Intent) {
-        lock(&self.state).placements.release(stream, intent, Instant::now());
+        lock(&self.state).placements.release(stream, intent, super::now());
     }
 
     async fn placements(&self, page: Page) -> Result<(Vec<PlacementStatus>, usize), BalancerError> {
@@ -189,11 +189,11 @@ impl Balancer for MemoryBalancer {
     }
 
     async fn put_ufrag(&self, id: &str, stream: &StreamKey, ttl: Duration) -> Result<(), BalancerError> {
-        lock(&self.ufrags).put(id, stream, ttl, Instant::now())
+        lock(&self.ufrags).put(id, stream, ttl, super::now())
     }
 
     async fn stream_of_ufrag(&self, id: &str) -> Result<Option<StreamKey>, BalancerError> {
-        Ok(lock(&self.ufrags).get(id, Instant::now()).cloned())
+        Ok(lock(&self.ufrags).get(id, super::now()).cloned())
     }
 
     async fn ready(&self) -> Result<(), BalancerError> {

@@ -1,20 +1,14 @@
 //! Nodes that agree by gossip and by asking each other. `mesh/RULES.md` says by what rules.
 
-mod claims;
-pub mod clock;
 pub mod gossip;
 pub mod gossip_keys;
-mod ledger;
-pub mod message;
+pub mod link;
+pub mod model;
 pub mod node;
-mod origins;
-pub mod record;
-pub mod rpc;
 mod start;
 pub mod status;
-mod tombstones;
 pub mod traits;
-mod view;
+pub mod wire;
 
 use std::{
     sync::{Arc, Mutex},
@@ -28,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 pub use self::start::{StartError, Started, start};
 use self::{
     gossip::Leaver,
+    link::refusals::Refusals,
     node::Node,
-    rpc::refusals::Refusals,
     status::{ClusterStatus, Traffic},
     traits::{GossipStore, PeerClient},
 };

@@ -23,7 +23,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -31,7 +31,7 @@ use redis::Value;
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
-    time::{Instant, sleep_until, timeout},
+    time::{sleep_until, timeout},
 };
 
 pub use connection::RedisStartError;
@@ -49,6 +49,7 @@ use super::{
     Balancer, BalancerError, CallMetrics, Intent, OriginStatus, Page, PlaceRequest, Placement, PlacementStatus,
     Reachability,
     decide::{Current, Verdict, decide},
+    now,
     registry::{Change, Registry},
     ufrag_index::UfragIndex,
     usage::Usage,
@@ -174,7 +175,7 @@ impl Shared {
         let mut changes = Vec::new();
         let result = {
             let mut state = lock(&self.state);
-            let now = state.frozen.unwrap_or_else(Instant::now);
+            let now = state.frozen.unwrap_or_else(now);
             let result = work(&mut state, now, &mut changes);
             drop(state);
             result
@@ -362,7 +363,7 @@ impl Balancer for RedisBalancer {
 
     async fn put_ufrag(&self, id: &str, stream: &StreamKey, ttl: Duration) -> Result<(), BalancerError> {
         let shared = &self.shared;
-        lock(&shared.ufrags).put(id, stream, ttl, Instant::now())?;
+        lock(&shared.ufrags).put(id, stream, ttl, now())?;
         let session = UfragRecord { stream_url: stream.as_str().into(), ufrag: id.into() };
         let mut set = redis::cmd("SET");
         set.arg(shared.keys.ufrag(id)).arg(to_json(&session)).arg("PX").arg(scripts::millis(ttl));
@@ -376,7 +377,7 @@ impl Balancer for RedisBalancer {
     async fn stream_of_ufrag(&self, id: &str) -> Result<Option<StreamKey>, BalancerError> {
         let shared = &self.shared;
         shared.record(&shared.keys.ufrag(id)).await.or_else(|error| {
-            let kept = lock(&shared.ufrags).get(id, Instant::now()).cloned();
+            let kept = lock(&shared.ufrags).get(id, now()).cloned();
             kept.map_or_else(|| Err(error), |stream| Ok(Some(stream)))
         })
     }

@@ -4,10 +4,8 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
-
-use tokio::time::Instant;
 
 use super::{BalancerError, DEFAULT_BACKEND_PREFIX, OriginState, Reachability};
 use crate::authority::host_port;

@@ -3,10 +3,8 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
-
-use tokio::time::Instant;
 
 use super::{BalancerError, after};
 use crate::stream::StreamKey;

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 use srs_proxy::{
-    balancer::{Balancer, ClusterStatus, mesh::message::NodeState},
+    balancer::{Balancer, ClusterStatus, mesh::model::member::NodeState},
     config::Secret,
 };
 use srs_proxy_test_support::binary;

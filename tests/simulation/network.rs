@@ -11,10 +11,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use srs_proxy::balancer::mesh::{
-    message::{Address, CallError, Incarnation, Request, Response},
+    model::member::{Address, Incarnation},
+    model::record::{NodeId, Stamp},
     node::Node,
-    record::{NodeId, Stamp},
     traits::{EventStream, GossipEvent, GossipStore, PeerClient, RequestHandler},
+    wire::message::{CallError, Request, Response},
 };
 use tokio::{
     sync::mpsc,

@@ -15,9 +15,9 @@ use srs_proxy::{
         Balancer, Intent, Lease, PlaceRequest, Placement, Reachability,
         mesh::{
             MeshBalancer,
-            message::{Incarnation, NodeState},
+            model::member::{Incarnation, NodeState},
+            model::record::NodeId,
             node::Settings,
-            record::NodeId,
         },
     },
     config::Policy,

@@ -3,10 +3,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 
 use super::super::{BalancerError, Intent, Placement, after};
 use crate::{origin::OriginId, stream::StreamKey};

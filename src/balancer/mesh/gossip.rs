@@ -63,9 +63,9 @@ use self::{
     worker::{Command, Worker},
 };
 use super::{
-    message::Incarnation,
-    record::NodeId,
-    rpc::tls::{Credentials, CredentialsError},
+    link::tls::{Credentials, CredentialsError},
+    model::member::Incarnation,
+    model::record::NodeId,
 };
 use crate::sync::lock;
 use crate::{

@@ -2,7 +2,7 @@
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-pub use super::rpc::wire::{decode_node, decode_origin, decode_record, encode_node, encode_origin, encode_record};
+pub use super::wire::{decode_node, decode_origin, decode_record, encode_node, encode_origin, encode_record};
 use crate::{origin::OriginId, stream::StreamKey};
 
 /// Under which a node says what it is.

@@ -1,35 +1,38 @@
 //! A node of the mesh: what it does with questions, news and time. It reaches the world only through
 //! [`GossipStore`] and [`PeerClient`], so that the simulation runs this very code.
 
+mod conflicts;
 mod events;
-mod join;
+mod home;
 mod maintenance;
+mod membership;
 mod place;
+mod renewals;
+mod requests;
 mod state;
+mod status;
+mod ufrags;
 
 use std::{
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
+use tokio::sync::{Notify, watch};
 
-pub use self::state::Counters;
 use self::state::State;
 use super::{
-    clock::WallClock,
-    message::{Address, CallError, Incarnation, NodeState, Request, Response},
-    record::{NodeId, Record, Stamp},
-    status::{ClusterStatus, MemberStatus},
-    traits::{GossipStore, PeerClient, RequestHandler},
+    model::clock::WallClock,
+    model::member::{Address, Incarnation, NodeState},
+    model::record::{NodeId, Record},
+    traits::{GossipStore, PeerClient},
+    wire::message::{CallError, Request, Response},
 };
 use crate::sync::lock;
 use crate::{
-    balancer::{BalancerError, Intent, OriginStatus, Page, Placement, PlacementStatus, Reachability, registry::Change},
+    balancer::{
+        BalancerError, Intent, OriginStatus, Page, Placement, PlacementStatus, Reachability, now, registry::Change,
+    },
     config::Policy,
     origin::{Origin, OriginId},
     stream::StreamKey,
@@ -105,7 +108,7 @@ impl<B: GossipStore, P: PeerClient> Node<B, P> {
     fn with<T>(&self, work: impl FnOnce(&mut State, Instant) -> T) -> T {
         let (result, changes) = {
             let mut state = lock(&self.state);
-            let now = Instant::now();
+            let now = now();
             let result = work(&mut state, now);
             if state.settle(&self.board, now) {
                 self.renewals.notify_one();
@@ -213,71 +216,6 @@ impl<B: GossipStore, P: PeerClient> Node<B, P> {
             }
             NodeState::Left => Err(BalancerError::Unavailable("this node has left the mesh".into())),
         }
-    }
-
-    /// What the node knows of the mesh.
-    pub fn status(&self) -> ClusterStatus {
-        self.with(|state, now| {
-            let mut owned: std::collections::BTreeMap<NodeId, usize> = std::collections::BTreeMap::new();
-            for (_, record) in state.ledger.iter_after(None) {
-                *owned.entry(record.writer.clone()).or_default() += 1;
-            }
-            let mut homes = |node: &NodeId| owned.remove(node).unwrap_or(0);
-            let mut members = vec![MemberStatus {
-                node: self.id().clone(),
-                state: state.view.state(),
-                generation: self.settings.me.generation,
-                version: env!("CARGO_PKG_VERSION").into(),
-                grpc: self.settings.grpc.clone(),
-                live: true,
-                homes: homes(self.id()),
-                lag: Duration::ZERO,
-                same_view: true,
-            }];
-            for (node, member) in state.view.members() {
-                let info = member.info.as_ref();
-                members.push(MemberStatus {
-                    node: node.clone(),
-                    state: info.map_or(NodeState::Joining, |info| info.state),
-                    generation: member.generation,
-                    version: info.map(|info| info.version.clone()).unwrap_or_default(),
-                    grpc: info.map(|info| info.grpc.clone()).unwrap_or_default(),
-                    live: member.is_live(),
-                    homes: homes(node),
-                    lag: now.saturating_duration_since(member.heard),
-                    same_view: info.is_some_and(|info| info.view == state.view.hash()),
-                });
-            }
-            members.sort_by(|a, b| a.node.cmp(&b.node));
-            ClusterStatus {
-                node: self.id().clone(),
-                state: state.view.state(),
-                stable: state.stable(now),
-                members,
-                origins: state.origins.registry().len(),
-                placements: state.ledger.len(),
-                conflicts: state.ledger.conflicts().count(),
-                counters: state.counters,
-                traffic: None,
-            }
-        })
-    }
-}
-
-/// What came of an attempt to decide.
-enum Decision {
-    Placed(Record),
-    Refused(BalancerError),
-    Redirect(Address),
-    NotServing,
-}
-
-#[async_trait]
-impl<B: GossipStore, P: PeerClient> RequestHandler for Arc<Node<B, P>> {
-    async fn handle(&self, from: NodeId, clock: Stamp, request: Request) -> (Stamp, Response) {
-        self.with(|state, _| state.clock.observe(clock));
-        let response = self.handle_request(from, request).await;
-        (self.with(|state, _| state.clock.now()), response)
     }
 }
 

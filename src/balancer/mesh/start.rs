@@ -14,15 +14,15 @@ use tokio_util::sync::CancellationToken;
 use super::{
     MeshBalancer,
     gossip::{self, ChitchatStore, EventReceiver},
-    message::NodeState,
-    node::{Node, Settings},
-    rpc::{
+    link::{
         Membership,
         client::Client,
         refusals::Refusals,
         server::{Limits, Server},
         tls::{Credentials, CredentialsError},
     },
+    model::member::NodeState,
+    node::{Node, Settings},
     traits::RequestHandler,
 };
 use crate::{

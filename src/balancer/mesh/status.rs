@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-pub use super::node::Counters;
 use super::{
     gossip::{self, Reason},
-    message::NodeState,
-    record::NodeId,
-    rpc::refusals::{Refusal, Refusals},
+    link::refusals::{Refusal, Refusals},
+    model::member::NodeState,
+    model::record::NodeId,
 };
 
 /// The mesh, as one node sees it.
@@ -31,6 +30,27 @@ pub struct ClusterStatus {
     pub counters: Counters,
     /// What came and went over the network, where it is a real one.
     pub traffic: Option<Traffic>,
+}
+
+/// What happened, since the node started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Streams that this node placed, as their home.
+    pub placed: u64,
+    /// Streams that it moved to another origin.
+    pub moved: u64,
+    /// Placements that it took over from another home.
+    pub adopted: u64,
+    /// Conflicts that it settled.
+    pub conflicts: u64,
+    /// Decisions before which it asked all others.
+    pub claims: u64,
+    /// Claims that it lost to another node.
+    pub claims_lost: u64,
+    /// Requests to other nodes that were not answered.
+    pub unanswered: u64,
+    /// Posts of other nodes that made no sense.
+    pub bad_posts: u64,
 }
 
 /// What came and went over the network since the node started.

@@ -1,5 +1,5 @@
 //! What the mesh needs of the world: a board on which every node posts what all shall see, and a way
-//! to ask one node a question. The real ones are [`super::gossip`] and [`super::rpc`]; the
+//! to ask one node a question. The real ones are [`super::gossip`] and [`super::link`]; the
 //! simulation brings its own.
 
 use std::collections::BTreeSet;
@@ -8,8 +8,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    message::{Address, CallError, Incarnation, Request, Response},
-    record::{NodeId, Stamp},
+    model::member::{Address, Incarnation},
+    model::record::{NodeId, Stamp},
+    wire::message::{CallError, Request, Response},
 };
 
 /// Where this node posts. Posts reach every other live node some time later; of one node's posts a

@@ -3,10 +3,8 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    time::Duration,
+    time::{Duration, Instant},
 };
-
-use tokio::time::Instant;
 
 use super::super::after;
 use crate::{origin::OriginId, stream::StreamKey};

@@ -3,13 +3,13 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::atomic::Ordering,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use redis::{Cmd, RedisResult, Value};
 use tokio::{
     sync::MutexGuard,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval},
 };
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
     scripts::{self, millis},
 };
 use crate::{
-    balancer::{BalancerError, DEFAULT_BACKEND_PREFIX, Reachability, registry::Change},
+    balancer::{BalancerError, DEFAULT_BACKEND_PREFIX, Reachability, now, registry::Change},
     origin::{Origin, OriginId},
 };
 
@@ -139,7 +139,7 @@ impl Shared {
 
     /// Reads all origins, unless somebody else does so after this call.
     pub async fn refresh_origins(&self) -> Result<(), RedisError> {
-        let asked = Instant::now();
+        let asked = now();
         let reading = self.reading.lock().await;
         if reading.is_some_and(|began| began >= asked) {
             return Ok(());
@@ -154,7 +154,7 @@ impl Shared {
     }
 
     async fn read_locked(&self, mut reading: MutexGuard<'_, Option<Instant>>, again: bool) -> Result<(), RedisError> {
-        let started = Instant::now();
+        let started = now();
         *reading = Some(started);
         let list = self.link.run(redis::cmd("GET").arg(self.keys.servers())).await;
         if list == Ok(Value::Nil) && !again {
@@ -438,7 +438,7 @@ impl Drop for Changing<'_> {
             for id in &self.ids {
                 if let Some(member) = state.members.get_mut(id) {
                     member.pending = member.pending.saturating_sub(1);
-                    member.touched = Some(Instant::now());
+                    member.touched = Some(now());
                 }
             }
         });

@@ -11,7 +11,7 @@ use super::Found;
 use crate::{
     balancer::{
         CallOutcome, MemberStatus, OriginState, OriginStatus,
-        mesh::{message::NodeState, status::Traffic},
+        mesh::{model::member::NodeState, status::Traffic},
     },
     metrics::{
         families::{Families, bytes, plain, seconds},

@@ -23,7 +23,10 @@ use super::{App, SystemState, views::seconds};
 use crate::{
     balancer::{
         Balancer, ClusterStatus, MemberStatus, OriginState, OriginStatus, Page,
-        mesh::{message::NodeState, node::Counters, status::Traffic},
+        mesh::{
+            model::member::NodeState,
+            status::{Counters, Traffic},
+        },
     },
     config::BalancerType,
 };

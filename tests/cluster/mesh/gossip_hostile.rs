@@ -12,8 +12,8 @@ use quinn::{Connection, ConnectionError, Endpoint, VarInt, WriteError};
 use srs_proxy::{
     balancer::mesh::{
         gossip::{self, Counters, Reason},
-        message::Incarnation,
-        rpc::tls::Credentials,
+        link::tls::Credentials,
+        model::member::Incarnation,
         traits::GossipStore,
     },
     config::{Mesh, Secret},

@@ -10,10 +10,12 @@ use srs_proxy::{
     balancer::{
         BalancerError,
         mesh::{
-            message::{Address, Cursor, Renewal, Request, Response},
-            record::Stamp,
-            rpc::{Membership, refusals::Refusal, server::Limits, wire::MAX_ENTRIES},
+            link::{Membership, refusals::Refusal, server::Limits},
+            model::member::Address,
+            model::record::Stamp,
             traits::PeerClient,
+            wire::MAX_ENTRIES,
+            wire::message::{Cursor, Renewal, Request, Response},
         },
     },
     origin::Protocol,

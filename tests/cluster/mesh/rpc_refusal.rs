@@ -3,15 +3,12 @@
 
 use srs_proxy::{
     balancer::mesh::{
-        message::{Address, Request, Response},
-        record::{Record, Stamp},
-        rpc::{
-            Membership,
-            refusals::Refusal,
-            server::Limits,
-            wire::{MAX_ENTRIES, MAX_MESSAGE},
-        },
+        link::{Membership, refusals::Refusal, server::Limits},
+        model::member::Address,
+        model::record::{Record, Stamp},
         traits::PeerClient,
+        wire::message::{Request, Response},
+        wire::{MAX_ENTRIES, MAX_MESSAGE},
     },
     stream::StreamKey,
 };

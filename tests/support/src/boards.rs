@@ -10,7 +10,7 @@ use std::{
 use srs_proxy::{
     balancer::mesh::{
         gossip::{ChitchatStore, Counters, Gossip, Leaver},
-        message::Incarnation,
+        model::member::Incarnation,
         traits::GossipEvent,
     },
     config::{Listen, Mesh, Secret, Seed},

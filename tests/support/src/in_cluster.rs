@@ -14,7 +14,7 @@ use srs_proxy::{
         Balancer, BalancerError, ClusterStatus, Intent, MemberStatus, OriginStatus, Page, PlaceRequest, Placement,
         PlacementStatus, Reachability,
         memory::MemoryBalancer,
-        mesh::{message::NodeState, node::Counters},
+        mesh::{model::member::NodeState, status::Counters},
     },
     config,
     origin::{Origin, OriginId},

@@ -15,16 +15,18 @@ use srs_proxy::{
     balancer::{
         Intent,
         mesh::{
-            message::{Address, CallError, OriginFacts, PlaceQuery, Request, Response},
-            record::{NodeId, Record, Stamp},
-            rpc::{
+            link::{
                 Membership,
                 client::Client,
                 refusals::{Refusal, Refusals},
                 server::{Limits, Server},
                 tls::Credentials,
             },
+            model::member::Address,
+            model::origins::OriginFacts,
+            model::record::{NodeId, Record, Stamp},
             traits::{PeerClient, RequestHandler},
+            wire::message::{CallError, PlaceQuery, Request, Response},
         },
     },
     origin::{Origin, Protocol},

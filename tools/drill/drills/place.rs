@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use srs_proxy::{
     balancer::{
         Balancer, Intent, PlaceRequest,
-        mesh::{self, message::NodeState},
+        mesh::{self, model::member::NodeState},
     },
     config::{self, BalancerType, Listen, Policy, Secret, Seed},
     origin::{Origin, Protocol},

@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 
 use super::latest::Latest;
 use crate::balancer::mesh::{
-    message::Incarnation,
-    record::NodeId,
+    model::member::Incarnation,
+    model::record::NodeId,
     traits::{EventStream, GossipEvent},
 };
 use crate::sync::lock;

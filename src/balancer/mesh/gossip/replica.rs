@@ -12,7 +12,7 @@ use chitchat::{Chitchat, ChitchatId, NodeState};
 use tokio::time::Instant;
 
 use super::{events::EventSender, value};
-use crate::balancer::mesh::{message::Incarnation, record::NodeId};
+use crate::balancer::mesh::{model::member::Incarnation, model::record::NodeId};
 
 /// How often the posts of a node are gone through after some may have vanished.
 const COMPARE_INTERVAL: Duration = Duration::from_secs(5);

@@ -28,7 +28,7 @@ use super::{
     inspect::{Inspector, MessageKind},
 };
 use crate::sync::lock;
-use crate::{balancer::mesh::rpc::tls::Credentials, net::canonical};
+use crate::{balancer::mesh::link::tls::Credentials, net::canonical};
 
 /// The longest message that chitchat makes.
 const MAX_ENVELOPE: usize = 65_507;

@@ -1,11 +1,11 @@
 //! What a node does with the posts of others.
 
-use tokio::time::Instant;
+use std::time::Instant;
 
 use super::{Node, state::State};
 use crate::balancer::mesh::{
     gossip_keys::{self, Key},
-    message::Incarnation,
+    model::member::Incarnation,
     traits::{EventStream, GossipEvent, GossipStore, PeerClient},
 };
 

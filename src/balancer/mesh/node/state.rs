@@ -1,10 +1,14 @@
 //! All that a node keeps, and the steps that need no other node. Everything here happens under one
 //! lock and takes no longer than its own work.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rand::{SeedableRng, rngs::StdRng};
-use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::Settings;
 use crate::{
@@ -12,15 +16,16 @@ use crate::{
         BalancerError, OriginStatus, Page, PlaceRequest, Placement, PlacementStatus,
         decide::{Current, Verdict, decide},
         mesh::{
-            claims::Claims,
-            clock::Clock,
             gossip_keys,
-            ledger::{Effect, Ledger, Times},
-            message::{Incarnation, NodeInfo, NodeState, Renewal},
-            origins::Origins,
-            record::Record,
+            model::claims::Claims,
+            model::clock::Clock,
+            model::ledger::{Effect, Ledger, Times},
+            model::member::{Incarnation, NodeInfo, NodeState},
+            model::origins::Origins,
+            model::record::Record,
+            model::view::{Changed, View},
+            status::Counters,
             traits::GossipStore,
-            view::{Changed, View},
         },
         registry::{Change, Entry},
         ufrag_index::UfragIndex,
@@ -40,33 +45,12 @@ const LEASE_PERIODS: u32 = 3;
 /// as gone.
 const UNKNOWN_ORIGIN_GRACE: Duration = Duration::from_secs(2);
 
-/// What happened, since the node started.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Streams that this node placed, as their home.
-    pub placed: u64,
-    /// Streams that it moved to another origin.
-    pub moved: u64,
-    /// Placements that it took over from another home.
-    pub adopted: u64,
-    /// Conflicts that it settled.
-    pub conflicts: u64,
-    /// Decisions before which it asked all others.
-    pub claims: u64,
-    /// Claims that it lost to another node.
-    pub claims_lost: u64,
-    /// Requests to other nodes that were not answered.
-    pub unanswered: u64,
-    /// Posts of other nodes that made no sense.
-    pub bad_posts: u64,
-}
-
 pub(in crate::balancer::mesh) struct State {
     pub clock: Clock,
     pub view: View,
     pub origins: Origins,
     pub ledger: Ledger,
-    pub claims: Claims,
+    pub claims: Claims<CancellationToken>,
     pub usage: Usage,
     pub ufrags: UfragIndex,
     pub to_renew: BTreeSet<StreamKey>,
@@ -303,34 +287,6 @@ impl State {
 
     pub fn origin(&self, id: &OriginId) -> Option<Arc<Origin>> {
         self.origins.registry().get(id).map(|entry| Arc::clone(&entry.origin))
-    }
-
-    /// The sessions that this node has on a stream.
-    pub fn renewal(&mut self, stream: &StreamKey, now: Instant) -> Option<Renewal> {
-        let users = self.usage.users(stream);
-        let held = self.usage.get(stream).map(|held| (held.origin.clone(), held.epoch));
-        if let Some((origin, epoch)) = &held {
-            let stamp = self.clock.now();
-            self.ledger.reassert(stream, origin, *epoch, stamp, now);
-        }
-        if let Some(Record { origin, epoch, .. }) = self.ledger.agreed(stream)
-            && held.as_ref().is_some_and(|(_, held)| held < epoch)
-        {
-            // It was later all along, and nothing else will say so.
-            self.usage.moved(stream, origin, *epoch);
-        }
-        let held = self.usage.get(stream).map(|held| (held.origin.clone(), held.epoch));
-        let mut records = self.ledger.all(stream);
-        let Some((origin, _)) = held else {
-            let record = (!records.is_empty()).then(|| records.swap_remove(0))?;
-            return Some(Renewal { stream: stream.clone(), record, publishers: 0, players: 0 });
-        };
-        let count = |users: usize| u32::try_from(users).unwrap_or(u32::MAX);
-        // Sessions on an origin that no record names are about to be sent away.
-        let used = records.iter().position(|record| record.origin == origin);
-        let (publishers, players) = used.map_or((0, 0), |_| (count(users.publishers), count(users.players)));
-        let record = records.swap_remove(used.unwrap_or(0));
-        Some(Renewal { stream: stream.clone(), record, publishers, players })
     }
 
     pub fn origin_statuses(&self, now: Instant) -> Vec<OriginStatus> {

@@ -1,10 +1,14 @@
 use std::{collections::BTreeMap, collections::BTreeSet};
 
+use async_trait::async_trait;
+
 use super::*;
 use crate::balancer::mesh::{
-    message::{OriginFacts, Renewal},
-    record::MAX_HISTORY,
-    rpc::wire::{self, MAX_BATCH, MAX_MESSAGE},
+    model::origins::OriginFacts,
+    model::record::{MAX_HISTORY, Stamp},
+    traits::RequestHandler,
+    wire::message::Renewal,
+    wire::{self, MAX_BATCH, MAX_MESSAGE},
 };
 
 /// Gossips with nobody.
@@ -163,7 +167,7 @@ async fn answers_about_many_streams_are_cut_to_a_message() {
 #[tokio::test]
 async fn what_a_node_hands_over_is_cut_into_messages() {
     let records: Vec<_> = (0..2_000).map(|n| (stream(n), record(0, 9))).collect();
-    let batches = maintenance::batches(records.clone());
+    let batches = renewals::batches(records.clone());
     for batch in &batches {
         let request = Request::PushRecords { records: batch.clone(), adopt: true };
         assert!(wire::encode_request(&request).len() <= MAX_BATCH);

@@ -31,7 +31,7 @@ use crate::{
             inspect::MessageKind,
             latest::Latest,
         },
-        rpc::tls::DOMAIN,
+        link::tls::DOMAIN,
     },
     net::canonical,
 };

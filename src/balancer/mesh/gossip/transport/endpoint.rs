@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 use super::{MAX_ENVELOPE, connections::MAX_HANDSHAKES};
 use crate::balancer::mesh::{
     gossip::{StartError, counters::Counters},
-    rpc::tls::Credentials,
+    link::tls::Credentials,
 };
 
 /// How long a connection is kept without a packet. Nodes of a mesh of hundreds gossip with each other

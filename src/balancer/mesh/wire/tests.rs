@@ -7,9 +7,10 @@ use crate::{
     balancer::{
         BalancerError, Intent,
         mesh::{
-            message::{Address, Cursor, NodeState, PlaceQuery, Renewal},
-            record::{MAX_HISTORY, NodeId, Stamp},
-            rpc::proto::request::Question,
+            model::member::{Address, NodeState},
+            model::record::{MAX_HISTORY, NodeId, Stamp},
+            wire::message::{Cursor, PlaceQuery, Renewal},
+            wire::proto::request::Question,
         },
     },
     origin::{Endpoint, Origin, OriginId, Protocol},

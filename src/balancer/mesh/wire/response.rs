@@ -10,8 +10,8 @@ use super::{
 use crate::balancer::{
     BalancerError,
     mesh::{
-        message::Response,
-        rpc::proto::{
+        wire::message::Response,
+        wire::proto::{
             self,
             refusal::{NoOrigin, Reason},
             response::Answer,

@@ -1,16 +1,30 @@
 //! How a node begins and ends (rules 12 and 13).
 
-use std::{sync::Arc, time::Duration};
-
-use tokio::time::{Instant, sleep, timeout};
-
-use super::{
-    Node,
-    maintenance::{Told, batches},
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
 };
-use crate::balancer::mesh::{
-    message::{Address, NodeState, Request, Response},
-    traits::{EventStream, GossipStore, PeerClient},
+
+use tokio::time::{sleep, timeout};
+
+use super::{Node, renewals::batches, state::State};
+use crate::{
+    balancer::{
+        mesh::{
+            model::{
+                member::{Address, NodeState},
+                record::{NodeId, Record},
+            },
+            traits::{EventStream, GossipStore, PeerClient},
+            wire::{
+                self, Budget,
+                message::{Cursor, Request, Response},
+            },
+        },
+        now,
+    },
+    stream::StreamKey,
 };
 
 /// How often a joining node looks whom it could query.
@@ -21,6 +35,9 @@ const FIRST: Duration = Duration::from_secs(1);
 const HANDOVER: Duration = Duration::from_secs(5);
 /// Pages of a snapshot, at the most.
 const MAX_PAGES: usize = 10_000;
+
+/// The address of each node that shall be told something, with what it shall be told.
+type Told = BTreeMap<NodeId, (Address, Vec<(StreamKey, Record)>)>;
 
 impl<B: GossipStore, P: PeerClient> Node<B, P> {
     /// Lives: joins, and does its duties until this is dropped or there are no more news to come.
@@ -44,7 +61,7 @@ impl<B: GossipStore, P: PeerClient> Node<B, P> {
 
     /// Learns what the others know, and serves then.
     async fn join(&self) {
-        let started = Instant::now();
+        let started = now();
         loop {
             let (informed, first) = self.with(|state, _| {
                 let live = || state.view.members().filter(|(_, member)| member.is_live());
@@ -61,7 +78,7 @@ impl<B: GossipStore, P: PeerClient> Node<B, P> {
                     return self.enter(NodeState::Serving);
                 }
             }
-            let waited = started.elapsed();
+            let waited = now().saturating_duration_since(started);
             let patience = match first {
                 // Of several that join, the first by name begins. The others take over from it.
                 Some(true) => FIRST.min(self.settings.join),
@@ -90,7 +107,7 @@ impl<B: GossipStore, P: PeerClient> Node<B, P> {
                 state.ledger.raise_min_epochs(min_epoch);
                 for (facts, age) in &origins {
                     state.clock.observe(facts.last_heartbeat.max(facts.recovered_at).max(facts.replaced_at));
-                    let super::State { origins, changes, .. } = state;
+                    let State { origins, changes, .. } = state;
                     origins.learn(facts, *age, now, changes);
                 }
                 for (stream, record) in &records {
@@ -98,7 +115,7 @@ impl<B: GossipStore, P: PeerClient> Node<B, P> {
                 }
             });
             let Some(next) = next else {
-                self.with(super::State::expire_orphans);
+                self.with(State::expire_orphans);
                 tracing::info!(node = %from, records = taken, "took over what the node knows");
                 return true;
             };
@@ -142,5 +159,53 @@ impl<B: GossipStore, P: PeerClient> Node<B, P> {
     /// Says that this node has ended, so that nobody waits for it.
     pub fn leave(&self) {
         self.enter(NodeState::Left);
+    }
+}
+
+impl State {
+    /// All records of the streams, in this order, as far as they fit into one message; and whether all
+    /// of them did.
+    pub(super) fn records_that_fit<'a>(
+        &self,
+        streams: impl Iterator<Item = &'a StreamKey>,
+        budget: &mut Budget,
+    ) -> (Vec<(StreamKey, Record)>, bool) {
+        let mut fitting = Vec::new();
+        for stream in streams {
+            let records = self.ledger.all(stream);
+            let bytes = records.iter().map(|record| wire::entry_len(stream, record)).sum();
+            if !budget.take(records.len(), bytes) {
+                return (fitting, false);
+            }
+            fitting.extend(records.into_iter().map(|record| (stream.clone(), record)));
+        }
+        (fitting, true)
+    }
+
+    /// A page of all that this node knows: origins before the records that name them.
+    pub(super) fn snapshot(&self, after: Option<&Cursor>, now: Instant) -> Response {
+        let mut budget = Budget::default();
+        let (after_origin, after_stream) = match after {
+            None => (Some(None), None),
+            Some(Cursor::Origin(id)) => (Some(Some(id)), None),
+            Some(Cursor::Stream(stream)) => (None, Some(stream)),
+        };
+        let (mut origins, mut whole) = (Vec::new(), true);
+        for (facts, age) in after_origin.into_iter().flat_map(|after| self.origins.iter_after(after, now)) {
+            whole = budget.take(1, wire::origin_len(facts));
+            if !whole {
+                break;
+            }
+            origins.push((facts.clone(), age));
+        }
+        let mut records = Vec::new();
+        if whole {
+            let streams = self.ledger.iter_after(after_stream).map(|(stream, _)| stream);
+            (records, whole) = self.records_that_fit(streams, &mut budget);
+        }
+        let last_origin = || origins.last().map(|(facts, _)| Cursor::Origin(facts.origin.id()));
+        let last = records.last().map(|(stream, _)| Cursor::Stream(stream.clone())).or_else(last_origin);
+        let next = last.filter(|_| !whole);
+        Response::Page { records, origins, min_epoch: self.ledger.tombstones().highest(), next }
     }
 }

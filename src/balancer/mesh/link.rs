@@ -6,21 +6,14 @@
 //! everything runs over TLS 1.3 ([`tls`]), without one over plain HTTP/2.
 
 pub mod client;
-mod link;
+mod connection;
 mod metadata;
 pub mod refusals;
 pub mod server;
 mod service;
 pub mod tls;
-pub mod wire;
 
-use super::record::NodeId;
-
-/// Generated from `proto/mesh.proto`, where everything is documented.
-#[allow(missing_docs, clippy::all, clippy::pedantic, clippy::unwrap_used, clippy::expect_used)]
-mod proto {
-    tonic::include_proto!("srs_proxy.mesh.v1");
-}
+use super::model::record::NodeId;
 
 /// Who this node is among the others.
 #[derive(Debug, Clone)]

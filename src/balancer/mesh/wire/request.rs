@@ -8,8 +8,8 @@ use super::{
     values::{self, key, records_to_wire},
 };
 use crate::balancer::mesh::{
-    message::{PlaceQuery, Renewal, Request},
-    rpc::proto::{self, request::Question},
+    wire::message::{PlaceQuery, Renewal, Request},
+    wire::proto::{self, request::Question},
 };
 
 impl From<&Request> for proto::Request {

@@ -5,12 +5,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tokio::time::Instant;
-
-use super::{message::OriginFacts, record::Stamp};
+use super::record::Stamp;
 use crate::{
     balancer::{
         BalancerError, OriginState, Reachability,
@@ -24,9 +22,24 @@ const TELLINGS: u32 = 10;
 /// The longest time between two such tellings.
 const MAX_UNTOLD: Duration = Duration::from_secs(15);
 
+/// What is known of an origin. Facts of several nodes are joined by taking the latest of each.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OriginFacts {
+    /// The origin, as its latest heartbeat described it.
+    pub origin: Origin,
+    /// When that heartbeat came. Only some of those that say nothing new are told.
+    pub last_heartbeat: Stamp,
+    /// When a connection to it failed last, and how.
+    pub failed: Option<(Stamp, String)>,
+    /// When it last proved to be alive after a failure.
+    pub recovered_at: Stamp,
+    /// When another origin took its place.
+    pub replaced_at: Stamp,
+}
+
 /// All origins that a node knows, and what is to be posted of them.
 #[derive(Debug)]
-pub(super) struct Origins {
+pub(in crate::balancer) struct Origins {
     registry: Registry,
     facts: BTreeMap<OriginId, Facts>,
     ttl: Duration,

@@ -3,13 +3,10 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-
-use super::{message::Address, record::NodeId, view::rank};
+use super::{member::Address, record::NodeId, view::rank};
 use crate::stream::StreamKey;
 
 /// How long a node holds back for another that claims a stream. Longer than a claim and the news of
@@ -18,25 +15,25 @@ pub const GRANT: Duration = Duration::from_secs(2);
 
 /// A claim of this node.
 #[derive(Debug)]
-struct Mine {
+struct Mine<W> {
     /// Who goes before.
     lost: Option<Address>,
-    ended: CancellationToken,
+    ended: W,
 }
 
-/// All claims that a node knows.
+/// All claims that a node knows. `W` is what those hold who wait for the end of a claim.
 #[derive(Debug)]
-pub struct Claims {
+pub struct Claims<W> {
     me: NodeId,
     capacity: usize,
-    mine: BTreeMap<StreamKey, Mine>,
+    mine: BTreeMap<StreamKey, Mine<W>>,
     granted: BTreeMap<StreamKey, (Address, Instant)>,
     order: VecDeque<(Instant, StreamKey)>,
     /// Nodes that this one is asking to decide.
     pending_at: BTreeMap<StreamKey, BTreeMap<NodeId, usize>>,
 }
 
-impl Claims {
+impl<W: Clone + Default> Claims<W> {
     /// No claims; holds back for up to `capacity` streams.
     pub fn new(me: NodeId, capacity: usize) -> Self {
         Self {
@@ -50,23 +47,21 @@ impl Claims {
     }
 
     /// Begins a claim of this node. If one is going on, gives what to wait for instead.
-    pub fn begin(&mut self, stream: &StreamKey) -> Result<(), CancellationToken> {
+    pub fn begin(&mut self, stream: &StreamKey) -> Result<(), W> {
         if let Some(mine) = self.mine.get(stream) {
             return Err(mine.ended.clone());
         }
-        self.mine.insert(stream.clone(), Mine { lost: None, ended: CancellationToken::new() });
+        self.mine.insert(stream.clone(), Mine { lost: None, ended: W::default() });
         Ok(())
     }
 
-    /// Ends a claim of this node. Those who wait for it learn of it.
-    pub fn end(&mut self, stream: &StreamKey) {
-        if let Some(mine) = self.mine.remove(stream) {
-            mine.ended.cancel();
-        }
+    /// Ends a claim of this node. Returns what those hold who wait for it.
+    pub fn end(&mut self, stream: &StreamKey) -> Option<W> {
+        self.mine.remove(stream).map(|mine| mine.ended)
     }
 
     /// Whether this node claims the stream; gives what to wait for.
-    pub fn going_on(&self, stream: &StreamKey) -> Option<CancellationToken> {
+    pub fn going_on(&self, stream: &StreamKey) -> Option<W> {
         self.mine.get(stream).map(|mine| mine.ended.clone())
     }
 
@@ -142,7 +137,11 @@ impl Claims {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+
+    type Claims = super::Claims<Arc<()>>;
 
     fn address(node: &str) -> Address {
         Address { node: node.into(), grpc: format!("{node}:1") }
@@ -194,9 +193,8 @@ mod tests {
         let mut claims = Claims::new("a".into(), 10);
         claims.begin(&stream()).unwrap();
         let waiting = claims.begin(&stream()).unwrap_err();
-        assert!(!waiting.is_cancelled());
-        claims.end(&stream());
-        assert!(waiting.is_cancelled());
+        let ended = claims.end(&stream()).unwrap();
+        assert!(Arc::ptr_eq(&waiting, &ended));
         assert!(claims.begin(&stream()).is_ok());
     }
 

@@ -26,7 +26,7 @@ use tokio::{
 use tonic::body::Body;
 
 use super::tls::Credentials;
-use crate::balancer::mesh::message::CallError;
+use crate::balancer::mesh::wire::message::CallError;
 use crate::sync::lock;
 
 /// How much of one message may be on its way, in bytes.

@@ -2,6 +2,7 @@
 //! checked before anything uses it: an error names the field.
 
 mod bounds;
+pub mod message;
 mod request;
 mod response;
 #[cfg(test)]
@@ -12,14 +13,21 @@ use prost::Message;
 
 pub(super) use self::bounds::node;
 pub use self::bounds::{MAX_CANDIDATES, MAX_ENTRIES, MAX_REASON};
-use super::proto;
 use crate::{
     balancer::mesh::{
-        message::{NodeInfo, OriginFacts, Request, Response},
-        record::Record,
+        model::member::NodeInfo,
+        model::origins::OriginFacts,
+        model::record::Record,
+        wire::message::{Request, Response},
     },
     stream::StreamKey,
 };
+
+/// Generated from `proto/mesh.proto`, where everything is documented.
+#[allow(missing_docs, clippy::all, clippy::pedantic, clippy::unwrap_used, clippy::expect_used)]
+pub(super) mod proto {
+    tonic::include_proto!("srs_proxy.mesh.v1");
+}
 
 /// The largest message, in bytes.
 pub const MAX_MESSAGE: usize = 4 << 20;

@@ -6,10 +6,15 @@ use tonic::{Request as Call, Response as Reply, Status};
 
 use super::{
     Membership, metadata,
-    proto::{self, mesh_server::Mesh},
     refusals::{Refusal, Refusals},
 };
-use crate::balancer::mesh::{message::Request, traits::RequestHandler};
+use crate::balancer::mesh::{
+    traits::RequestHandler,
+    wire::{
+        message::Request,
+        proto::{self, mesh_server::Mesh},
+    },
+};
 
 /// Answers the calls of one connection.
 pub(super) struct Service {

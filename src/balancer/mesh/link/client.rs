@@ -18,17 +18,20 @@ use tonic::{Code, Request as Call, Status};
 
 use super::{
     Membership,
-    link::{self, Link},
+    connection::{self, Link},
     metadata,
-    proto::{self, mesh_client::MeshClient},
-    wire::MAX_MESSAGE,
 };
 use crate::balancer::{
     CallMetrics,
     mesh::{
-        message::{Address, CallError, Request, Response},
-        record::Stamp,
+        model::member::Address,
+        model::record::Stamp,
         traits::PeerClient,
+        wire::{
+            MAX_MESSAGE,
+            message::{CallError, Request, Response},
+            proto::{self, mesh_client::MeshClient},
+        },
     },
 };
 use crate::sync::lock;
@@ -215,7 +218,7 @@ impl From<Status> for Failed {
         let mut cause = status.source();
         while let Some(error) = cause {
             if let Some(error) = error.downcast_ref::<hyper::Error>() {
-                return Self { error: link::failure(error), is_broken: true };
+                return Self { error: connection::failure(error), is_broken: true };
             }
             cause = error.source();
         }

@@ -24,14 +24,18 @@ use tower::Service as _;
 
 use super::{
     Membership,
-    link::{self, CONNECTION_WINDOW, STREAM_WINDOW},
-    proto::mesh_server::MeshServer,
+    connection::{self, CONNECTION_WINDOW, STREAM_WINDOW},
     refusals::{Refusal, Refusals},
     service::Service,
-    wire::MAX_MESSAGE,
 };
 use crate::sync::lock;
-use crate::{balancer::mesh::traits::RequestHandler, net::canonical};
+use crate::{
+    balancer::mesh::{
+        traits::RequestHandler,
+        wire::{MAX_MESSAGE, proto::mesh_server::MeshServer},
+    },
+    net::canonical,
+};
 
 /// How long to wait when no connection can be accepted, for example because files have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -212,10 +216,10 @@ impl Server {
             }
         };
         match ended {
-            Err(error) if activity.is_unused() && link::is_foreign(&error) => {
-                self.refusals.add(Refusal::Handshake, peer, &link::describe(&error));
+            Err(error) if activity.is_unused() && connection::is_foreign(&error) => {
+                self.refusals.add(Refusal::Handshake, peer, &connection::describe(&error));
             }
-            Err(error) => tracing::debug!(%peer, error = link::describe(&error), "a node's connection ended"),
+            Err(error) => tracing::debug!(%peer, error = connection::describe(&error), "a node's connection ended"),
             Ok(()) => {}
         }
     }

@@ -3,8 +3,10 @@
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 
-use super::wire;
-use crate::balancer::mesh::record::{NodeId, Stamp};
+use crate::balancer::mesh::{
+    model::record::{NodeId, Stamp},
+    wire,
+};
 
 const CLUSTER: &str = "cluster";
 const FROM_NODE: &str = "from-node";

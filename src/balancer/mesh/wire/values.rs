@@ -10,9 +10,11 @@ use crate::{
     balancer::{
         Intent,
         mesh::{
-            message::{Address, Cursor, NodeInfo, NodeState, OriginFacts},
-            record::{MAX_HISTORY, Record, Stamp},
-            rpc::proto::{self, cursor::Last},
+            model::member::{Address, NodeInfo, NodeState},
+            model::origins::OriginFacts,
+            model::record::{MAX_HISTORY, Record, Stamp},
+            wire::message::Cursor,
+            wire::proto::{self, cursor::Last},
         },
     },
     origin::{Endpoint, Origin, Protocol, is_host_name},

@@ -3,14 +3,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sha2::{Digest, Sha256};
-use tokio::time::Instant;
 
 use super::{
-    message::{Address, Incarnation, NodeInfo, NodeState},
+    member::{Address, Incarnation, NodeInfo, NodeState},
     record::NodeId,
 };
 

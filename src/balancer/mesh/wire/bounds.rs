@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use super::WireError;
 use crate::{
-    balancer::mesh::record::NodeId,
+    balancer::mesh::model::record::NodeId,
     origin::{OriginId, is_host_name},
     stream::StreamKey,
 };

@@ -2,13 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tokio::time::Instant;
-
 use super::{
-    message::Incarnation,
+    member::Incarnation,
     record::{NodeId, Record, Stamp},
     tombstones::Tombstones,
 };
